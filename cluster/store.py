@@ -1,0 +1,157 @@
+"""The state folder of raycycle (`store.root`): where each kind of state lies, and writes that are never half visible."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.errors import RaycycleError, UsageError
+
+FORMAT = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder that holds everything a project remembers. Make one with `Store.open`."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: str | Path | None = None) -> Store:
+        """Open, or create on first use, the store at `root`, else `$RAYCYCLE_HOME`, else `./.raycycle`."""
+        path = Path(root or os.environ.get("RAYCYCLE_HOME") or ".raycycle").expanduser().absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _check_format(path / "format.json")
+        except OSError as error:
+            raise UsageError(
+                f"the store folder cannot be used ({error.strerror or error})",
+                value=str(path),
+                allowed="a folder that this user may create and write",
+                next="set RAYCYCLE_HOME, or store.root=FOLDER, to a writable folder",
+            ) from error
+        return cls(path)
+
+    def folder(self, kind: str) -> Path:
+        path = self.root / kind
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def tables(self) -> Path:
+        return self.folder("tables")
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder("artifacts")
+
+    @property
+    def runs(self) -> Path:
+        return self.folder("runs")
+
+    @property
+    def jobs(self) -> Path:
+        return self.folder("jobs")
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder("quarantine")
+
+    @property
+    def locks(self) -> Path:
+        return self.folder("locks")
+
+    @property
+    def keys(self) -> Path:
+        path = self.folder("keys")
+        path.chmod(0o700)
+        return path
+
+    @property
+    def ray(self) -> Path:
+        return self.folder("ray")
+
+
+def _check_format(file: Path) -> None:
+    if not file.exists():
+        write_json(file, {"format": FORMAT})
+        return
+    found = read_json(file).get("format")
+    if found != FORMAT:
+        raise UsageError(
+            f"{file} was written by another version of raycycle", value=found, allowed=f"format {FORMAT}", next="use another store.root"
+        )
+
+
+def safe_name(kind: str, name: str) -> str:
+    """Return `name` if it can be a file name anywhere; refuse paths, encodings, NUL and hidden names."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{kind} name is not usable", value=name, allowed="letters, digits, '_', '-' and single '.', not first, at most 100 characters"
+        )
+    return name
+
+
+def write_atomic(file: Path, data: bytes | str, mode: int = 0o644) -> Path:
+    """Write `data` beside `file`, make it durable, then move it into place: a reader sees the old bytes or the new."""
+    payload = data.encode() if isinstance(data, str) else data
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(payload)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(file)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise RaycycleError(
+            f"could not write {len(payload)} bytes ({error.strerror})", value=str(file), next="free space or fix permissions, then run again"
+        ) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return file
+
+
+def write_json(file: Path, value: Any) -> Path:
+    """Write canonical JSON (sorted keys, no NaN): the same value always gives the same bytes."""
+    return write_atomic(file, json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of the store; a damaged one is named instead of a bare parse error."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RaycycleError(f"{file} is damaged ({error})", next="restore it from a backup, or remove it and run again") from error
+
+
+@contextlib.contextmanager
+def publish(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; when the block ends well it takes the name `folder` in one step."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    draft.chmod(0o755)
+    try:
+        yield draft
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.replace(old / "was")
+            draft.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.replace(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise

@@ -1,0 +1,1 @@
+"""What happens, in order? One file per stage; `pipeline.py` is the table of contents."""

@@ -1,0 +1,1 @@
+"""What is remembered? Tracking, registry, digests, keys and identities."""

@@ -1,0 +1,1 @@
+"""What answers? The endpoint, its protocols, authorisation and micro-batching."""

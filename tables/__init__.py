@@ -1,0 +1,1 @@
+"""What is learned from? Sources, contracts, snapshots, splits and the encoder."""

@@ -1,0 +1,1 @@
+"""What learns? One file per model family, the protocol they keep, and the model bundle."""
