@@ -1,28 +1,17 @@
-"""What a model family must offer, and the values that pass between the sweep and a trainer."""
+"""What a model family must offer, and the values that pass between a search and a trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from tables.features import Feature, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Task = Literal["binary", "multiclass", "regression"]
-FeatureKind = Literal["numeric", "indicator", "boolean", "categorical"]
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One column of the encoded matrix. `levels` is the number of codes (0 .. levels-1) of a categorical, else 0."""
-
-    name: str
-    kind: FeatureKind
-    source: str
-    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class Matrix:
     features: tuple[Feature, ...]
 
 
-def _keep_going(step: int, metrics: dict[str, float]) -> bool:
+def _keep_going(done: float, predict: Callable[[], NDArray[np.float64]]) -> bool:
     return False
 
 
@@ -42,17 +31,19 @@ def _keep_going(step: int, metrics: dict[str, float]) -> bool:
 class Context:
     """What a fit may know about its surroundings.
 
-    `report(step, metrics)` tells the validation metrics after `step` of `rungs`, and returns True when the fit should stop now.
-    `metric(y, predicted)` scores validation predictions (higher or lower is the caller's business).
+    `report(done, predict)`: call it as training goes on, with the fraction done (0..1] and a function that returns the
+    predictions for the validation rows as of now; it is called only where a score is wanted. True means: stop here.
+    `steps`: train exactly this many steps (rounds, epochs), without early stopping; a refit gets what validation chose.
+    `device`: "cpu", or "cuda" when Ray gave this worker a share of a GPU.
     """
 
     task: Task
     num_classes: int
     seed: int
     threads: int = 1
-    report: Callable[[int, dict[str, float]], bool] = _keep_going
-    rungs: tuple[float, ...] = ()
-    checkpoint: Path | None = None
+    device: str = "cpu"
+    steps: int | None = None
+    report: Callable[[float, Callable[[], NDArray[np.float64]]], bool] = _keep_going
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,12 @@ class Exactness:
 
 
 class Fitted(Protocol):
-    """A fitted model. Predictions are float64: binary [rows] = P(positive); multiclass [rows, classes]; regression [rows]."""
+    """A fitted model. Predictions are float64: binary [rows] = P(positive); multiclass [rows, classes]; regression [rows].
+
+    `steps` is how many steps the model kept (the best round or epoch on validation), None where a family has none.
+    """
+
+    steps: int | None
 
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
 
@@ -86,12 +82,3 @@ class Trainer(Protocol):
     streams: ClassVar[bool]
 
     def fit(self, train: Matrix, valid: Matrix | None, params: Any, context: Context) -> Fitted: ...
-
-
-@dataclass(frozen=True)
-class Family:
-    """A trainer as configured for one search: its parameters, each a fixed value or a domain to search."""
-
-    name: str
-    trainer: Trainer
-    params: dict[str, Any] = field(default_factory=dict)
