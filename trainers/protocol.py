@@ -73,12 +73,16 @@ class Fitted(Protocol):
     def load(cls, folder: Path) -> Fitted: ...
 
 
+# Inside Trainer the name Fitted is the class fact, so the annotation of `fit` needs another name.
+FittedModel = Fitted
+
+
 class Trainer(Protocol):
     """One model family. `Params` is a frozen dataclass, importable without the heavy library, that checks its ranges."""
 
     Params: ClassVar[type[Any]]
-    Fitted: ClassVar[type[Fitted]]
+    Fitted: ClassVar[type[FittedModel]]
     exactness: ClassVar[Exactness]
     streams: ClassVar[bool]
 
-    def fit(self, train: Matrix, valid: Matrix | None, params: Any, context: Context) -> Fitted: ...
+    def fit(self, train: Matrix, valid: Matrix | None, params: Any, context: Context) -> FittedModel: ...

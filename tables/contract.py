@@ -1,0 +1,185 @@
+"""The contract: the typed, checkable promise about a table after its source's joins. Training, `score` and HTTP take these rows.
+
+raycycle init flights.csv --label late      writes one; a person reviews it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from conf.errors import UsageError, suggest
+from tables.casting import ARROW, ColumnType, cast, true_or_false
+from tables.features import Task
+from tables.rules import evaluate, rule_expression, some
+
+Role = Literal["feature", "label", "key", "time", "observed"]
+Severity = Literal["warn", "quarantine", "stop"]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one column holds. `observed` columns are known only after the fact, so they are never features.
+
+    `formats` are strptime patterns for dates written as text, tried in order.
+    """
+
+    type: ColumnType
+    role: Role = "feature"
+    nullable: bool = True
+    min: float | None = None
+    max: float | None = None
+    allowed: list[str] | None = None
+    severity: Severity = "quarantine"
+    formats: list[str] | None = None
+    note: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A check over several columns of one row: `check` is an expression such as `distance >= 50 and origin != dest`."""
+
+    name: str
+    check: str
+    severity: Severity = "quarantine"
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`positive` is the label value that a binary score is the probability of; `key` names a row, wherever it is."""
+
+    name: str
+    task: Task
+    label: str
+    columns: dict[str, Column]
+    positive: str | int | bool | None = None
+    key: list[str] = []
+    time: str | None = None
+    max_bad_fraction: float = 0.05
+    rules: list[Rule] = []
+    format: Literal[1] = 1
+
+    @property
+    def features(self) -> list[str]:
+        return [name for name, column in self.columns.items() if column.role == "feature"]
+
+    def schema(self, names: list[str] | None = None) -> pa.Schema:
+        return pa.schema([(name, ARROW[self.columns[name].type]) for name in (names or self.columns)])
+
+    def dump(self) -> str:
+        """The contract as YAML: what a person edits and a bundle carries."""
+        plain = {key: value for key, value in msgspec.to_builtins(self).items() if value not in (None, [])}
+        plain["columns"] = {
+            name: {k: v for k, v in spec.items() if v is not None and v != "" and not (k == "severity" and v == "quarantine")}
+            for name, spec in plain["columns"].items()
+        }
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+    @classmethod
+    def load(cls, file: Path) -> Contract:
+        """Read and check a contract file; every mistake names the file and the field."""
+        try:
+            raw = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+            contract = msgspec.convert(raw, cls)
+        except FileNotFoundError:
+            raise UsageError("contract file is missing", value=str(file), next="raycycle init FILE --label COL writes one") from None
+        except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} is not a contract ({error})", next=f"mend the named field in {file}") from None
+        contract.validate(file)
+        return contract
+
+    def validate(self, file: Path) -> None:
+        for use, names in (("label", [self.label]), ("key", self.key), ("time", [self.time] if self.time else [])):
+            for name in names:
+                if name not in self.columns:
+                    raise UsageError(f"{file}: {use} is not a column{suggest(name, self.columns)}", value=name, allowed=some(self.columns))
+        if self.columns[self.label].role != "label":
+            raise UsageError(
+                f"{file}: the label column has another role",
+                value=self.columns[self.label].role,
+                allowed="role: label",
+                next=f"set columns.{self.label}.role to label",
+            )
+        if not self.features:
+            raise UsageError(f"{file}: no column is a feature", allowed="at least one column with role feature")
+        for rule in self.rules:
+            rule_expression(rule.check, tuple(self.columns))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A batch after the contract: rows that keep it, rows that do not (with `_rule` and `_reason`), and warnings by rule."""
+
+    good: pa.Table
+    bad: pa.Table
+    warned: dict[str, int]
+
+
+def check(contract: Contract, table: pa.Table) -> Checked:
+    """Cast `table` to the contract's types and sort its rows into good and bad.
+
+    Raises UsageError when a column is missing, cannot hold its type at all, or a rule of severity `stop` is broken.
+    """
+    missing = [name for name in contract.columns if name not in table.column_names]
+    if missing:
+        raise UsageError(
+            f"the table has no column {missing[0]!r}" + (f" ({len(missing)} are missing)" if len(missing) > 1 else ""),
+            allowed=some(table.column_names),
+            next="correct the source, or remove the column from the contract",
+        )
+    rule = pa.nulls(table.num_rows, pa.string())
+    reason = pa.nulls(table.num_rows, pa.string())
+    warned: dict[str, int] = {}
+    arrays: list[pa.Array] = []
+
+    def broken(name: str, severity: Severity, mask: pa.Array, said: str) -> None:
+        nonlocal rule, reason
+        count = pc.sum(mask).as_py() or 0
+        if not count:
+            return
+        if severity == "stop":
+            raise UsageError(
+                f"contract rule {name!r} is broken by {count} rows: {said}", next="correct the data, or the rule in the contract"
+            )
+        if severity == "warn":
+            warned[name] = warned.get(name, 0) + count
+            return
+        first = pc.and_(mask, pc.is_null(rule))
+        rule, reason = pc.if_else(first, name, rule), pc.if_else(first, said, reason)
+
+    for name, column in contract.columns.items():
+        array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
+        arrays.append(array)
+        # A value that cannot be read is never only a warning: it would silently become a null.
+        broken(f"{name}.type", "quarantine", unreadable, f"{name} is not a {column.type}")
+        if not column.nullable:
+            said = "the label is missing" if column.role == "label" else f"{name} is null"
+            broken(f"{name}.nullable", "quarantine", pc.and_(pc.is_null(array), pc.invert(unreadable)), said)
+        if column.min is not None:
+            broken(
+                f"{name}.min", column.severity, true_or_false(pc.less(array, _bound(column.min, array))), f"{name} is below {column.min:g}"
+            )
+        if column.max is not None:
+            broken(
+                f"{name}.max",
+                column.severity,
+                true_or_false(pc.greater(array, _bound(column.max, array))),
+                f"{name} is above {column.max:g}",
+            )
+        if column.allowed is not None:
+            known = pc.is_in(pc.cast(array, pa.string()), value_set=pa.array(column.allowed, pa.string()))
+            broken(f"{name}.allowed", column.severity, pc.and_(pc.invert(known), pc.is_valid(array)), f"{name} is not in the allowed set")
+    typed = pa.table(dict(zip(contract.columns, arrays, strict=True)), schema=contract.schema())
+    for each in contract.rules:
+        kept = typed.append_column("_kept", evaluate(each.check, typed)).column("_kept").combine_chunks()
+        broken(each.name, each.severity, pc.invert(pc.fill_null(kept, True)), f"not {each.check}")
+    is_good = pc.is_null(rule)
+    marked = typed.append_column("_rule", rule).append_column("_reason", reason)
+    return Checked(typed.filter(is_good), marked.filter(pc.invert(is_good)), warned)
+
+
+def _bound(value: float, array: pa.Array) -> pa.Scalar:
+    return pa.scalar(value, pa.float64()) if pa.types.is_floating(array.type) else pa.scalar(int(value), pa.int64())

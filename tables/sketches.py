@@ -1,0 +1,128 @@
+"""Mergeable summaries of columns: the same counts whatever the order or partition of the rows, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+# Values are binned by the upper 20 bits of their float32 form: sign, exponent and 11 bits of mantissa, 0.05 % wide.
+_SHIFT = 12
+MAX_LEVELS = 100_000
+
+
+def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Order-preserving integer codes of float32 bins: a code grows with its value."""
+    with np.errstate(over="ignore"):
+        bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    codes = (bits & 0x7FFFFFFF) >> _SHIFT
+    return np.where(bits < 0, -codes, codes)
+
+
+def _centres(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lower edge of each bin, so that small whole numbers and simple fractions come back exact."""
+    bits = (np.abs(codes) << _SHIFT).astype(np.int32)
+    return np.where(codes < 0, -1.0, 1.0) * bits.view(np.float32).astype(np.float64)
+
+
+@dataclass
+class NumericSketch:
+    """Counts of a numeric column in fine fixed bins. Quantiles and moments from it are exact to 0.05 % of the value."""
+
+    codes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    nulls: int = 0
+    infinite: int = 0
+
+    @classmethod
+    def of(cls, array: pa.Array) -> NumericSketch:
+        values = as_floats(array)
+        finite = values[np.isfinite(values)]
+        codes, counts = np.unique(_bins(finite), return_counts=True)
+        return cls(codes, counts.astype(np.int64), int(np.isnan(values).sum()), int(np.isinf(values).sum()))
+
+    def merge(self, other: NumericSketch) -> NumericSketch:
+        codes, inverse = np.unique(np.concatenate([self.codes, other.codes]), return_inverse=True)
+        counts = np.zeros(len(codes), np.int64)
+        np.add.at(counts, inverse, np.concatenate([self.counts, other.counts]))
+        return NumericSketch(codes, counts, self.nulls + other.nulls, self.infinite + other.infinite)
+
+    @property
+    def count(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def missing(self) -> int:
+        """Nulls and infinities: an infinity carries no usable magnitude, so the encoder treats it as missing."""
+        return self.nulls + self.infinite
+
+    def quantile(self, q: float) -> float:
+        rank = np.searchsorted(np.cumsum(self.counts), q * self.count, side="left")
+        return float(_centres(self.codes)[min(int(rank), len(self.codes) - 1)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"codes": self.codes.tolist(), "counts": self.counts.tolist(), "nulls": self.nulls, "infinite": self.infinite}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> NumericSketch:
+        return cls(np.array(plain["codes"], np.int64), np.array(plain["counts"], np.int64), plain["nulls"], plain["infinite"])
+
+
+@dataclass
+class LevelSketch:
+    """Counts of the levels of a text column; past `MAX_LEVELS` levels the rarest are dropped and counted as `lost`."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    nulls: int = 0
+    lost: int = 0
+
+    @classmethod
+    def of(cls, array: pa.Array) -> LevelSketch:
+        counted = pc.value_counts(array.cast(pa.string()).drop_null())
+        return cls(Counter(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))), array.null_count)
+
+    def merge(self, other: LevelSketch) -> LevelSketch:
+        merged, lost = self.counts + other.counts, self.lost + other.lost
+        if len(merged) > MAX_LEVELS:
+            kept = sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:MAX_LEVELS]
+            lost += merged.total() - sum(count for _, count in kept)
+            merged = Counter(dict(kept))
+        return LevelSketch(merged, self.nulls + other.nulls, lost)
+
+    def top(self, most: int, at_least: int) -> list[str]:
+        """Levels by falling count, then by name; rarer ones than `at_least` rows are left out."""
+        ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return [level for level, count in ranked[:most] if count >= at_least]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"levels": dict(sorted(self.counts.items())), "nulls": self.nulls, "lost": self.lost}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> LevelSketch:
+        return cls(Counter(plain["levels"]), plain["nulls"], plain["lost"])
+
+
+Sketch = NumericSketch | LevelSketch
+
+
+def sketch(array: pa.Array) -> Sketch:
+    return LevelSketch.of(array) if pa.types.is_string(array.type) else NumericSketch.of(array)
+
+
+def merge(one: dict[str, Sketch], other: dict[str, Sketch]) -> dict[str, Sketch]:
+    """Merge the sketches of two sets of rows, column by column."""
+    return {name: one[name].merge(other[name]) for name in one} if one and other else (one or other)  # type: ignore[arg-type]
+
+
+def as_floats(array: pa.Array) -> NDArray[np.float64]:
+    """float64 [rows], NaN where null. Dates count days and timestamps seconds since 1970."""
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.int32())
+    elif pa.types.is_timestamp(array.type):
+        return as_floats(array.cast(pa.int64())) / 1e6
+    return np.asarray(array.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)

@@ -1,0 +1,230 @@
+"""A model bundle: encoder, model, contract and golden rows in one folder, every file named by its SHA-256.
+
+Opened alike by batch scoring, by the endpoint and by MLflow (as a model with this module as its loader).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cluster.store import read_json, write_atomic, write_json
+from conf.errors import RaycycleError, suggest
+from conf.targets import resolve
+from ledger import digests
+from tables.casting import cast
+from tables.contract import Contract
+from tables.encoder import Encoder
+from tables.features import Task
+from tables.sketches import Sketch
+from tables.target import Target, prediction_type
+from trainers.protocol import Exactness, Fitted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GOLDEN_ROWS = 32
+# Golden predictions guard against damage, not against another processor's last bit.
+GOLDEN_TOLERANCE = 1e-6
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`bundle.json`: what the bundle is and the digest of each of its files. Its own SHA-256 is the digest of the bundle."""
+
+    name: str
+    task: Task
+    trainer: str
+    family: str
+    params: dict[str, Any]
+    classes: list[str]
+    log_target: bool
+    threshold: float
+    plugins: list[str]
+    lock_digest: str | None
+    files: dict[str, str]
+    format: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose bytes were checked. `digest` names it."""
+
+    folder: Path
+    digest: str
+    manifest: Manifest
+    contract: Contract
+    encoder: Encoder
+    fitted: Fitted
+    target: Target
+    exactness: Exactness
+
+    @classmethod
+    def open(cls, folder: Path, digest: str | None = None) -> Bundle:
+        """Open the bundle in `folder`, refusing any file that differs from its manifest, and the manifest if it is not `digest`."""
+        found = digests.of_file(folder / "bundle.json") if (folder / "bundle.json").exists() else None
+        if found is None or (digest is not None and found != digest):
+            raise RaycycleError(
+                f"the bundle in {folder} is not the one registered",
+                value=found,
+                allowed=digest or "a bundle.json",
+                next="raycycle model list",
+            )
+        manifest = msgspec.convert(read_json(folder / "bundle.json"), Manifest)
+        for path, expected in manifest.files.items():
+            if not (folder / path).is_file() or digests.of_file(folder / path) != expected:
+                raise RaycycleError(
+                    f"{folder / path} differs from its digest", allowed=expected, next="restore the file, or register again"
+                )
+        trainer = resolve(manifest.trainer, manifest.plugins)
+        return cls(
+            folder,
+            found,
+            manifest,
+            Contract.load(folder / "contract.yaml"),
+            Encoder.load(folder / "encoder"),
+            trainer.Fitted.load(folder / "model"),
+            Target(manifest.task, tuple(manifest.classes), manifest.log_target),
+            trainer.exactness,
+        )
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def task(self) -> Task:
+        return self.manifest.task
+
+    def input_schema(self) -> pa.Schema:
+        """The feature columns a row must bring, in order."""
+        return self.contract.schema(self.contract.features)
+
+    def scores(self, rows: pa.RecordBatch | pa.Table) -> NDArray[np.float64]:
+        """Binary [rows] = P(positive); multiclass [rows, classes]; regression [rows] in the label's unit."""
+        return self.target.backward(self.fitted.predict(self.encoder.encode(rows)))
+
+    def predict(self, rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
+        """Columns `prediction`, and `score` (binary) or one `score_<class>` each (multiclass), for typed contract rows."""
+        return self.answer(self.scores(rows))
+
+    def answer(self, scores: NDArray[np.float64]) -> pa.RecordBatch:
+        """Scores as the columns that every way of asking returns."""
+        if self.task == "regression":
+            return pa.record_batch({"prediction": pa.array(scores)})
+        codes = (scores >= self.manifest.threshold).astype(np.int64) if self.task == "binary" else scores.argmax(axis=1)
+        labels = {"prediction": self.target.decode(codes).cast(prediction_type(self.contract))}
+        if self.task == "binary":
+            return pa.record_batch({**labels, "score": pa.array(scores)})
+        columns = zip(self.target.classes, scores.T, strict=True)
+        return pa.record_batch({**labels, **{f"score_{each}": pa.array(np.ascontiguousarray(column)) for each, column in columns}})
+
+    @cached_property
+    def golden(self) -> pa.Table:
+        with pa.ipc.open_file(self.folder / "golden.arrow") as reader:
+            return reader.read_all()
+
+    @cached_property
+    def example(self) -> dict[str, Any]:
+        """One valid row as JSON values."""
+        row = self.golden.select(self.contract.features).slice(0, 1).to_pylist()[0]
+        return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
+
+    def check_golden(self) -> None:
+        """Raise when the golden rows no longer give the golden scores."""
+        wanted = np.asarray(self.golden.column("_scores").combine_chunks().flatten()).reshape(self.golden.num_rows, -1)
+        got = self.scores(self.golden).reshape(self.golden.num_rows, -1)
+        tolerance = max(self.exactness.tolerance, GOLDEN_TOLERANCE)
+        if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=tolerance, atol=tolerance):
+            worst = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else got.shape
+            raise RaycycleError("golden predictions do not match", value=worst, allowed=f"a difference of at most {tolerance:g}")
+
+    def conform(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
+        """The feature columns of `table` as contract types, and which rows cannot be used (unreadable, or null where not allowed)."""
+        arrays, bad = [], np.zeros(table.num_rows, bool)
+        for name in self.contract.features:
+            column = self.contract.columns[name]
+            if name in table.column_names:
+                array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
+                bad |= np.asarray(unreadable)
+            elif column.nullable:
+                array = pa.nulls(table.num_rows, self.input_schema().field(name).type)
+            else:
+                raise RaycycleError(
+                    f"the input has no column {name!r}{suggest(name, table.column_names)}", next="add the column to the input"
+                )
+            if not column.nullable:
+                bad |= np.asarray(array.is_null())
+            arrays.append(array)
+        return pa.table(arrays, schema=self.input_schema()), bad
+
+
+def write(
+    folder: Path,
+    *,
+    name: str,
+    trainer: str,
+    family: str,
+    params: dict[str, Any],
+    contract: Contract,
+    encoder: Encoder,
+    fitted: Fitted,
+    target: Target,
+    threshold: float,
+    golden: pa.Table,
+    reference: dict[str, Sketch],
+    plugins: tuple[str, ...] = (),
+) -> str:
+    """Write a bundle into the empty `folder` and return its digest. The same parts always give the same bytes."""
+    for part in ("model", "encoder", "reference"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    fitted.save(folder / "model")
+    encoder.save(folder / "encoder")
+    write_atomic(folder / "contract.yaml", contract.dump())
+    write_json(folder / "reference" / "features.json", {column: sketch.to_json() for column, sketch in sorted(reference.items())})
+    golden = golden.select(contract.features)
+    scores = target.backward(fitted.predict(encoder.encode(golden))).reshape(golden.num_rows, -1)
+    golden = golden.append_column("_scores", pa.array(list(scores), pa.list_(pa.float64())))
+    with pa.ipc.new_file(folder / "golden.arrow", golden.schema) as writer:
+        writer.write_table(golden)
+    manifest = Manifest(
+        name=name,
+        task=contract.task,
+        trainer=trainer,
+        family=family,
+        params=params,
+        classes=list(target.classes),
+        log_target=target.log,
+        threshold=threshold,
+        plugins=list(plugins),
+        lock_digest=digests.lock_digest(),
+        files=digests.of_folder(folder),
+    )
+    write_json(folder / "bundle.json", msgspec.to_builtins(manifest))
+    return digests.of_file(folder / "bundle.json")
+
+
+class _MlflowModel:
+    """What `mlflow.pyfunc.load_model` returns the inside of."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        rows, bad = self._bundle.conform(pa.Table.from_pandas(model_input, preserve_index=False))
+        if bad.any():
+            raise RaycycleError(
+                "rows break the contract", value=np.flatnonzero(bad)[:10].tolist(), allowed="values of the contract's types"
+            )
+        return self._bundle.predict(rows).to_pandas()
+
+
+def _load_pyfunc(path: str) -> _MlflowModel:
+    return _MlflowModel(Bundle.open(Path(path)))
