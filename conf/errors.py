@@ -54,3 +54,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'xgboost'?)"` when a known name is close to what was typed, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error meant for a person inside one that came back from a Ray worker; the error itself where there is none."""
+    seen: BaseException | None = error
+    while seen is not None:
+        inner = getattr(seen, "cause", None)
+        if isinstance(seen, RaycycleError) and not isinstance(inner, BaseException):
+            return seen
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+    return error

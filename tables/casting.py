@@ -22,7 +22,13 @@ ARROW: dict[str, pa.DataType] = {
 _INTEGER = r"^[+-]?\d{1,18}(\.0*)?$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
-_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+# Named among the strptime patterns of a contract: it also reads fractions of a second and offsets from UTC, which strptime cannot.
+ISO8601 = "ISO8601"
+_ISO = (
+    r"^(?P<day>\d{4}-\d{2}-\d{2})(?:[T ](?P<minute>\d{2}:\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r" ?(?:Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})|(?P<hour>[+-]\d{2}))?)?$"
+)
+_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", ISO8601, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 
 
 def true_or_false(mask: pa.Array) -> pa.Array:
@@ -37,6 +43,9 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     none = pa.array([False]).take(pa.array([0] * len(array), pa.int32())) if len(array) else pa.array([], pa.bool_())
+    if pa.types.is_floating(array.type) and pc.any(pc.is_nan(array)).as_py():
+        # A NaN is how pandas and Spark write a missing number; left alone it would pass `nullable: false`.
+        array = pc.if_else(pc.is_nan(array), None, array)
     if array.type == target:
         return array, none
     if pa.types.is_null(array.type):
@@ -75,7 +84,47 @@ def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: 
     else:
         parsed = pa.nulls(len(text), pa.timestamp("us"))
         for pattern in formats or _DATE_FORMATS:
-            parsed = pc.coalesce(parsed, pc.strptime(text, format=pattern, unit="us", error_is_null=True))
+            if parsed.null_count == text.null_count:
+                break
+            parsed = pc.coalesce(parsed, parse_times(text, pattern))
         fits = pc.is_valid(parsed)
         parsed = pc.cast(pc.floor_temporal(parsed, unit="day"), target) if kind == "date" else pc.assume_timezone(parsed, "UTC")
     return parsed, pc.and_(pc.is_valid(text), pc.invert(fits))
+
+
+def parse_times(text: pa.Array, pattern: str) -> pa.Array:
+    """timestamp[us] of each text that is written in `pattern` (strptime, or ISO8601), null for the others."""
+    if pattern == ISO8601:
+        return _parse_iso(text)
+    parsed = pc.cast(pc.strptime(text, format=pattern, unit="us", error_is_null=True), pa.timestamp("us"), safe=False)
+    # Arrow reads February 30 as March 2, and "21" as the year 21: such a date is not one.
+    near = true_or_false(pc.less_equal(pc.day(parsed), 3))
+    wrong = true_or_false(pc.less(pc.year(parsed), 1000))
+    if pc.any(near).as_py():
+        again = pc.strftime(pc.cast(parsed.filter(near), pa.timestamp("s"), safe=False), format=pattern)
+        moved = pc.not_equal(_unpadded(again), _unpadded(text.filter(near)))
+        wrong = pc.or_(wrong, pc.replace_with_mask(near, near, true_or_false(moved)))
+    return pc.if_else(wrong, None, parsed)
+
+
+def _unpadded(text: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(pc.utf8_lower(text), r"\b0+(\d)", r"\1")
+
+
+def _parse_iso(text: pa.Array) -> pa.Array:
+    parts = pc.extract_regex(text, _ISO)
+
+    def part(name: str, missing: str) -> pa.Array:
+        found = pc.struct_field(parts, name)
+        return pc.if_else(pc.equal(found, ""), missing, found)
+
+    clock = pc.binary_join_element_wise(part("minute", "00:00"), part("second", "00"), ":")
+    stamp = pc.binary_join_element_wise(part("day", ""), clock, " ")
+    base = pc.cast(parse_times(stamp, "%Y-%m-%d %H:%M:%S"), pa.int64())
+    fraction = pc.cast(pc.utf8_slice_codeunits(pc.utf8_rpad(part("fraction", "0"), 6, "0"), 0, 6), pa.int64())
+    signed = pc.cast(pc.replace_substring(pc.binary_join_element_wise(part("sign", "+"), part("hours", "00"), ""), "+", ""), pa.int64())
+    whole = pc.cast(pc.replace_substring(part("hour", "00"), "+", ""), pa.int64())
+    minutes = pc.cast(part("minutes", "00"), pa.int64())
+    minutes = pc.if_else(pc.equal(part("sign", "+"), "-"), pc.negate(minutes), minutes)
+    offset = pc.add(pc.multiply(pc.add(signed, whole), 3600), pc.multiply(minutes, 60))
+    return pc.cast(pc.subtract(pc.add(base, fraction), pc.multiply(offset, 1_000_000)), pa.timestamp("us"))

@@ -26,7 +26,7 @@ Severity = Literal["warn", "quarantine", "stop"]
 class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one column holds. `observed` columns are known only after the fact, so they are never features.
 
-    `formats` are strptime patterns for dates written as text, tried in order.
+    `formats` are strptime patterns, or ISO8601, for dates written as text, tried in order.
     """
 
     type: ColumnType

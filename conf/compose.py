@@ -1,0 +1,139 @@
+"""From overrides typed by a person to one typed, checked configuration, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.diagnose import diagnosed
+from conf.errors import UsageError, suggest
+from conf.schema import RunConfig
+from conf.targets import resolve
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+BUILT_IN = Path(__file__).resolve().parent
+USER_TREE = Path("raycycle-conf")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The configuration as objects, as a plain dict (for the record), the trees it was read from, and the keys a person typed."""
+
+    config: RunConfig
+    plain: dict[str, Any]
+    trees: tuple[Path, ...]
+    typed: tuple[str, ...]
+
+    def file(self, folder: str, name: str, suffix: str = ".yaml") -> Path:
+        """A document beside the groups, such as contract/NAME.yaml, from the first tree that has it."""
+        for tree in self.trees:
+            if (tree / folder / f"{name}{suffix}").is_file():
+                return tree / folder / f"{name}{suffix}"
+        known = sorted({file.stem for tree in self.trees for file in (tree / folder).glob(f"*{suffix}")})
+        raise UsageError(f"there is no {folder}{suggest(name, known)}", value=name, allowed=", ".join(known) or f"{folder}/NAME{suffix}")
+
+
+def compose(overrides: Iterable[str], config_dir: Path | None = None) -> Composed:
+    """Compose `conf/pipeline.yaml` with `overrides`; sweeps such as `trainer.max_depth=choice(4,6)` land in `search.space`."""
+    trees = _trees(config_dir)
+    fixed, space = _route_sweeps(list(overrides))
+    node = _compose(fixed, trees)
+    typed = tuple(text.lstrip("+").partition("=")[0] for text in fixed)
+    return _typed(node, trees, space, typed)
+
+
+def _trees(config_dir: Path | None) -> tuple[Path, ...]:
+    if config_dir is not None and not config_dir.is_dir():
+        raise UsageError("--config-dir is not a folder", value=str(config_dir), allowed="a folder with groups such as dataset/")
+    own = [config_dir] if config_dir else []
+    return tuple(tree.resolve() for tree in (*own, USER_TREE, BUILT_IN) if tree.is_dir())
+
+
+def _route_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    fixed, space = [], {}
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"override is not KEY=VALUE ({reason})", value=text, allowed="KEY=VALUE, GROUP=OPTION, +KEY=VALUE") from None
+        if not override.is_sweep_override():
+            fixed.append(text)
+        elif override.key_or_group.startswith("trainer.") and override.key_or_group != "trainer.":
+            space[override.key_or_group.removeprefix("trainer.")] = text.split("=", 1)[1]
+        else:
+            raise UsageError(
+                "only trainer parameters can be searched", value=text, allowed="trainer.PARAMETER=choice(...), range(...), interval(...)"
+            )
+    return fixed, space
+
+
+def _compose(overrides: list[str], trees: tuple[Path, ...]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store("run_schema", RunConfig)
+    search = "hydra.searchpath=[" + ",".join(f"'file://{tree}'" for tree in trees[1:]) + "]"
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(trees[0])):
+            node = hydra_compose("pipeline", [*overrides, *([search] if len(trees) > 1 else [])])
+            OmegaConf.resolve(node)
+            return node
+    except (HydraException, OmegaConfBaseException) as error:
+        raise diagnosed(error, overrides, trees, lambda choices: _compose(choices, trees)) from None
+
+
+def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...]) -> Composed:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        for key, domain in space.items():
+            OmegaConf.update(node, "search.space", {key: domain}, merge=True, force_add=True)
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        config = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise UsageError(str(error).splitlines()[0], next="raycycle run --help") from None
+    if not isinstance(config, RunConfig) or not isinstance(plain, dict):
+        raise UsageError("pipeline.yaml does not compose to a run", value=type(config).__name__)
+    _refuse_unknown(plain, RunConfig)
+    return Composed(config, {str(key): value for key, value in plain.items()}, trees, typed)
+
+
+def _refuse_unknown(plain: Mapping[Any, Any], shape: type[Any], prefix: str = "") -> None:
+    """`+key=value` may add to open dictionaries only: a key that nothing reads would be a silent mistake."""
+    known = typing.get_type_hints(shape)
+    for key, value in plain.items():
+        if key not in known:
+            raise UsageError(f"there is no such key{suggest(key, known)}", value=f"{prefix}{key}", allowed=", ".join(known))
+        if dataclasses.is_dataclass(known[key]) and isinstance(value, Mapping):
+            _refuse_unknown(value, known[key], f"{prefix}{key}.")  # type: ignore[arg-type]
+
+
+def build(node: Mapping[str, Any], plugins: Iterable[str] = (), where: str = "") -> Any:
+    """The object that `node` describes: its `_target_` called with its other keys."""
+    given = {str(key): value for key, value in node.items()}
+    kind = resolve(str(given.pop("_target_", "")), plugins)
+    known = [f.name for f in dataclasses.fields(kind) if f.init] if dataclasses.is_dataclass(kind) else list(given)
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where or kind.__name__} has no parameter{suggest(key, known)}", value=key, allowed=", ".join(known))
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise UsageError(f"{where or kind.__name__} cannot be made ({error})", value=given) from None

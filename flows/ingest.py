@@ -1,0 +1,106 @@
+"""Read a source, sort its rows by the contract into good and quarantined, and write the good ones as a snapshot.
+
+raycycle run experiment=flights --until ingest
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.progress import Progress
+from cluster.store import Store, publish
+from conf.errors import RaycycleError, UsageError
+from tables import snapshots
+from tables.contract import Contract, check
+from tables.rows import TableDigest
+from tables.snapshots import Part, Snapshot
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+class Source(Protocol):
+    """Where raw rows come from. A source that joins tables may also offer `rejected() -> pa.Table`: their unusable rows."""
+
+    def read(self) -> ray.data.Dataset: ...
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A snapshot and what was not let in: rows by broken rule (`warned` ones were kept)."""
+
+    snapshot: Snapshot
+    quarantined: dict[str, int] = field(default_factory=dict)
+    warned: dict[str, int] = field(default_factory=dict)
+    quarantine: Path | None = None
+
+
+def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantine: Path) -> pa.Table:
+    """One batch of raw rows: its good rows as a file of the table, its bad ones as a file of the quarantine, and a row of counts."""
+    checked = check(contract, batch)
+    part = snapshots.write_part(folder, checked.good) if checked.good.num_rows else Part("", 0, TableDigest())
+    if checked.bad.num_rows:
+        pq.write_table(checked.bad, quarantine / f"{TableDigest.of(checked.bad)}.parquet".replace(":", "-"))
+    summary = {
+        "path": part.path,
+        "size": part.size,
+        "digest": str(part.digest),
+        "rows": batch.num_rows,
+        "bad": json.dumps(Counter(checked.bad.column("_rule").to_pylist())),
+        "warned": json.dumps(checked.warned),
+    }
+    return pa.Table.from_pylist([summary])
+
+
+def ingest(name: str, source: Source, contract: Contract, store: Store, progress: Progress) -> Ingested:
+    """Raises UsageError when the table is empty or breaks the contract beyond its budget; then no snapshot is made."""
+    quarantine = store.quarantine / name
+    parts: list[Part] = []
+    bad: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
+    folder = snapshots.table_folder(store, name)
+    try:
+        with progress.stage("ingest") as bar, publish(quarantine) as draft:
+            if hasattr(source, "rejected") and (rejected := source.rejected()).num_rows:
+                pq.write_table(rejected, draft / "joined-tables.parquet")
+                warned.update(f"joined {rule}" for rule in rejected.column("rule").to_pylist())
+            checked = source.read().map_batches(
+                check_and_write,  # type: ignore[arg-type]
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                fn_kwargs={"contract": contract, "folder": folder, "quarantine": draft},
+            )
+            rows = 0
+            for summary in checked.iter_rows():
+                if summary["path"]:
+                    parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"])))
+                bad.update(json.loads(summary["bad"]))
+                warned.update(json.loads(summary["warned"]))
+                rows += summary["rows"]
+                bar.advance(summary["rows"], f"{bad.total():,} quarantined")
+            _refuse_beyond_budget(contract, rows, bad)
+            snapshot = snapshots.commit(store, name, contract.schema(), parts)
+    except BaseException:
+        snapshots.discard(store, name, parts)
+        raise
+    return Ingested(snapshot, dict(bad.most_common()), dict(warned), quarantine)
+
+
+def _refuse_beyond_budget(contract: Contract, rows: int, bad: Counter[str]) -> None:
+    if not rows:
+        raise UsageError(f"the source of {contract.name!r} has no rows", next="check source.path")
+    if bad.total() == rows or bad.total() > contract.max_bad_fraction * rows:
+        raise RaycycleError(
+            f"{bad.total():,} of {rows:,} rows break the contract {contract.name!r}",
+            value=dict(bad.most_common(5)),
+            allowed=f"a share of at most {contract.max_bad_fraction} (max_bad_fraction)",
+            next="correct the source, the rules, or max_bad_fraction in the contract",
+        )

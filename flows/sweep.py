@@ -1,0 +1,279 @@
+"""Search trainers and their parameters with Ray Tune on the prepared matrices.
+
+raycycle sweep experiment=flights trainer=all sweep.num_trials=40
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.progress import Progress
+from conf.errors import RaycycleError
+from conf.schema import Search, Sweep
+from flows.prepare import Prepared
+from flows.search import Proposal, Proposer, Trial, tune_searcher
+from tables.target import Target
+from trainers.family import Family
+from trainers.metrics import HIGHER_IS_BETTER, check_metric, choose_threshold, default_metric, loss, one_metric, score
+from trainers.protocol import Context, Fitted, Matrix
+
+# With fewer rows than this one validation part is too noisy to choose by, so trials are cross-validated.
+CROSS_VALIDATED_ROWS = 3_000
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every trial sees: rows to train on and, for `folds` > 1, the fold of each row; else rows to validate on."""
+
+    train: Matrix
+    valid: Matrix | None
+    folds: NDArray[np.int64] | None
+    target: Target
+    metric: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """All trials in order, and the best."""
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    metric: str
+    folds: int
+
+    def value(self, trial: Trial) -> float:
+        return -trial.loss if HIGHER_IS_BETTER[self.metric] else trial.loss
+
+
+class _Rungs:
+    """Notes the loss at each rung that training passes, and says stop where it is above the bound."""
+
+    def __init__(self, rungs: list[float], bounds: dict[float, float], measure: Callable[[NDArray[np.float64]], float]) -> None:
+        self.waiting, self.bounds, self.measure = sorted(rungs), bounds, measure
+        self.seen: dict[float, float] = {}
+        self.stopped = False
+
+    def report(self, done: float, predict: Callable[[], NDArray[np.float64]]) -> bool:
+        if not self.waiting or done < self.waiting[0]:
+            return False
+        rung = [r for r in self.waiting if r <= done][-1]
+        self.waiting = [r for r in self.waiting if r > done]
+        self.seen[rung] = self.measure(predict())
+        self.stopped = self.seen[rung] > self.bounds.get(rung, math.inf)
+        return self.stopped
+
+
+def fit(
+    family: Family,
+    params: dict[str, Any],
+    train: Matrix,
+    valid: Matrix | None,
+    target: Target,
+    seed: int,
+    steps: int | None = None,
+    **more: Any,
+) -> Fitted:
+    """One fit as the sweep and the refit do it."""
+    context = Context(
+        task=target.task,
+        num_classes=max(len(target.classes), 1),
+        seed=seed,
+        threads=family.resources.threads,
+        device=family.resources.device,
+        steps=steps,
+        **more,
+    )
+    learn = Matrix(train.x, target.forward(train.y), train.features)
+    watch = Matrix(valid.x, target.forward(valid.y), valid.features) if valid else None
+    return family.trainer().fit(learn, watch, family.build_params(params), context)
+
+
+def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]) -> Trial:
+    """Fit and judge one proposal; whatever goes wrong becomes a failed trial with its reason."""
+    started = time.time()
+    target = Target(data.target.task, data.target.classes, proposal.log_target)
+
+    def measure(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+        return loss(data.metric, one_metric(data.metric, target.task, y, target.backward(predicted)))
+
+    watched = data.valid
+    y_valid = watched.y if watched else data.train.y
+    passed = _Rungs(rungs if watched else [], proposal.bounds, lambda predicted: measure(y_valid, predicted))
+    try:
+        if data.folds is None:
+            fitted = fit(family, proposal.params, data.train, watched, target, data.seed, report=passed.report)
+            predicted, steps = (fitted.predict(watched.x) if watched else np.zeros(0)), fitted.steps
+        else:
+            predicted, steps = _cross_validate(family, proposal.params, data, target)
+        value = measure(y_valid, predicted)
+        threshold = choose_threshold(y_valid, predicted) if target.task == "binary" else 0.5
+        metrics = score(target.task, y_valid, target.backward(predicted), threshold)
+        status, reason = ("stopped" if passed.stopped else "finished"), ("behind at a rung" if passed.stopped else "")
+        if not math.isfinite(value):
+            status, reason, value = "failed", f"{data.metric} is {value}", math.inf
+    except Exception as error:  # a trial that fails is a result of the search, not the end of it
+        return failed_trial(proposal, f"{type(error).__name__}: {error}", started)
+    return Trial(
+        number=proposal.number,
+        family=proposal.family,
+        params=proposal.params,
+        log_target=proposal.log_target,
+        status=status,  # type: ignore[arg-type]
+        loss=value,
+        metrics=metrics,
+        threshold=threshold,
+        steps=steps,
+        rungs=passed.seen,
+        seconds=time.time() - started,
+        started=started,
+        worker=str(os.getpid()),
+        reason=reason,
+    )
+
+
+def failed_trial(proposal: Proposal, reason: str, started: float = 0.0) -> Trial:
+    return Trial(
+        number=proposal.number,
+        family=proposal.family,
+        params=proposal.params,
+        log_target=proposal.log_target,
+        status="failed",
+        loss=math.inf,
+        metrics={},
+        threshold=0.5,
+        steps=None,
+        rungs={},
+        seconds=time.time() - started if started else 0.0,
+        started=started,
+        reason=reason,
+    )
+
+
+def _cross_validate(family: Family, params: dict[str, Any], data: Data, target: Target) -> tuple[NDArray[np.float64], int | None]:
+    """Out-of-fold predictions, and the median of the folds' best steps."""
+    out: NDArray[np.float64] | None = None
+    steps = []
+    folds = data.folds if data.folds is not None else np.zeros(len(data.train.y), np.int64)
+    for fold in range(int(folds.max()) + 1):
+        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        fitted = fit(family, params, rows(data.train, inside), rows(data.train, outside), target, data.seed)
+        predicted = fitted.predict(data.train.x[outside])
+        out = np.zeros((len(folds), *predicted.shape[1:])) if out is None else out
+        out[outside] = predicted
+        if fitted.steps is not None:
+            steps.append(fitted.steps)
+    return (out if out is not None else np.zeros(0)), (int(np.median(steps)) if steps else None)
+
+
+def rows(matrix: Matrix, which: NDArray[np.int64]) -> Matrix:
+    return Matrix(matrix.x[which], matrix.y[which], matrix.features)
+
+
+def joined(*matrices: Matrix) -> Matrix:
+    """Rows of several matrices of the same features, one after the other."""
+    return Matrix(np.concatenate([m.x for m in matrices]), np.concatenate([m.y for m in matrices]), matrices[0].features)
+
+
+def train_one_trial(config: dict[str, Any], data: Data, families: dict[str, Family], rungs: list[float]) -> None:
+    """The function that Ray Tune runs in its workers. The features come ready: no Ray Data work waits for the CPUs that trials hold."""
+    from ray import tune
+
+    proposal = config["proposal"]
+    trial = run_trial(proposal, families[proposal.family], data, rungs)
+    tune.report({"loss": trial.loss if math.isfinite(trial.loss) else 1e30, "trial": trial})
+
+
+def sweep_data(prepared: Prepared, sweep: Sweep, seed: int) -> Data:
+    """Cross-validation over train and valid together for small tables without a time order; else the split's own validation part."""
+    task = prepared.target.task
+    metric = check_metric(sweep.metric, task) if sweep.metric else default_metric(task, prepared.positive_share)
+    few = len(prepared.train.y) + len(prepared.valid.y) < CROSS_VALIDATED_ROWS
+    number = sweep.folds or (FOLDS if prepared.can_fold and few else 1)
+    if number == 1:
+        return Data(prepared.train, prepared.valid, None, prepared.target, metric, seed)
+    both = joined(prepared.train, prepared.valid)
+    return Data(both, None, _folds(both.y, number, seed), prepared.target, metric, seed)
+
+
+def _folds(y: NDArray[np.float64], number: int, seed: int) -> NDArray[np.int64]:
+    """Folds dealt round within each class (or along the sorted target), so that each is like the whole."""
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    order = shuffled[np.argsort(y[shuffled], kind="stable")]
+    folds = np.empty(len(y), np.int64)
+    folds[order] = np.arange(len(y)) % number
+    return folds
+
+
+def log_targets(target: Target, y: NDArray[np.float64]) -> tuple[bool, ...]:
+    """Whether to also try learning log1p of the number: only where it is never negative and strongly skewed to the right."""
+    if target.task != "regression" or y.min() < 0 or y.std() == 0:
+        return (False,)
+    skewness = float(np.mean(((y - y.mean()) / y.std()) ** 3))
+    return (False, True) if skewness > 1.0 else (False,)
+
+
+def sweep(
+    prepared: Prepared,
+    families: list[Family],
+    settings: Sweep,
+    search: Search,
+    concurrency: int,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    on_trial: Callable[[Trial], None],
+) -> Swept:
+    """Raises RaycycleError when no trial finished."""
+    from ray import tune
+
+    data = sweep_data(prepared, settings, seed)
+    proposer = Proposer(families, search, settings.num_trials, settings.lag, seed, log_targets(prepared.target, prepared.train.y))
+    by_name = {family.name: family for family in families}
+    with progress.stage("sweep", settings.num_trials, "trials") as bar:
+
+        def done(trial: Trial) -> None:
+            ended = [t for t in proposer.trials.values() if t.status == "finished"]
+            best = min(ended, key=lambda t: t.loss) if ended else None
+            value = -best.loss if best and HIGHER_IS_BETTER[data.metric] else best.loss if best else math.nan
+            bar.advance(1, f"best {data.metric} {value:.4f} ({best.family})" if best else None)
+            on_trial(trial)
+
+        def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            asked = by_name[config["proposal"].family].resources
+            return tune.PlacementGroupFactory([{"CPU": asked.cpu, **({"GPU": asked.gpu} if asked.gpu else {})}])
+
+        trainable = tune.with_resources(
+            tune.with_parameters(train_one_trial, data=data, families=by_name, rungs=search.rungs if search.prune != "none" else []),
+            resources,
+        )
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=tune_searcher(proposer, done, failed_trial),
+                num_samples=settings.num_trials,
+                max_concurrent_trials=concurrency,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
+        ).fit()
+    trials = tuple(proposer.trials[number] for number in sorted(proposer.trials))
+    finished = [trial for trial in trials if trial.status == "finished"]
+    if not finished:
+        raise RaycycleError(
+            f"none of {len(trials)} trials finished",
+            value=trials[0].reason if trials else None,
+            next="read the reason above; raycycle report RUN shows every trial",
+        )
+    best = min(finished, key=lambda trial: (trial.loss, trial.number))
+    return Swept(trials, best, data.metric, int(data.folds.max()) + 1 if data.folds is not None else 1)

@@ -1,0 +1,93 @@
+"""A trainer as one search may use it: its class, its fixed parameters, its search space, and what each of its workers asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from conf.errors import UsageError, suggest
+from conf.targets import resolve
+from trainers.protocol import Trainer
+from trainers.space import Choice, Domain, parse
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker asks Ray for."""
+
+    cpu: float = 1
+    gpu: float = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("cpu", self.cpu), ("gpu", self.gpu)):
+            if not isinstance(value, int | float) or value < 0:
+                raise UsageError(f"trainer.resources.{name} is out of range", value=value, allowed="0 or more")
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpu))
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpu else "cpu"
+
+
+@dataclass(frozen=True)
+class Family:
+    """`params` are the values of every parameter; `space` the domains of those that are searched."""
+
+    name: str
+    target: str
+    params: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Domain] = field(default_factory=dict)
+    resources: Resources = Resources()
+    plugins: tuple[str, ...] = ()
+
+    def trainer(self) -> Trainer:
+        return resolve(self.target, self.plugins)()  # type: ignore[no-any-return]
+
+    def build_params(self, chosen: Mapping[str, Any]) -> Any:
+        """The family's typed parameters with `chosen` values; a wrong value raises UsageError."""
+        return resolve(self.target, self.plugins).Params(**{**self.params, **chosen})
+
+
+def families(node: Mapping[str, Any], space: Mapping[str, str], typed: Collection[str] = (), plugins: tuple[str, ...] = ()) -> list[Family]:
+    """The families that a `trainer` config names: one, or several by name.
+
+    `space` holds domains given as overrides, `typed` the parameters that a person gave a value (`max_depth`, or `xgboost.max_depth`
+    with several families): those are not searched.
+    """
+    single = "_target_" in node
+    nodes = {str(node["_target_"]).split(".")[-2]: node} if single else dict(node)
+    found = []
+    for name, each in nodes.items():
+        if not isinstance(each, Mapping) or "_target_" not in each:
+            raise UsageError("trainer has an entry that is no trainer", value=name, allowed="entries with a _target_")
+        prefix = "" if single else f"{name}."
+        own = {key.removeprefix(prefix): text for key, text in space.items() if key.startswith(prefix)}
+        fixed = {key.removeprefix(prefix) for key in typed if key.startswith(prefix)}
+        found.append(_family(name, each, own, fixed, plugins))
+    unused = [key for key in space if not single and key.split(".")[0] not in nodes]
+    if unused:
+        raise UsageError(f"there is no such trainer{suggest(unused[0].split('.')[0], nodes)}", value=unused[0], allowed=", ".join(nodes))
+    return found
+
+
+def _family(name: str, node: Mapping[str, Any], overrides: Mapping[str, str], fixed: set[str], plugins: tuple[str, ...]) -> Family:
+    params = {str(key): value for key, value in node.items() if key not in ("_target_", "resources", "space")}
+    kind = resolve(str(node["_target_"]), plugins)
+    known = [f.name for f in dataclasses.fields(kind.Params)]
+    texts = {**{str(key): str(text) for key, text in (node.get("space") or {}).items()}, **overrides}
+    for key in (*params, *texts):
+        if key not in known:
+            raise UsageError(f"trainer {name} has no parameter{suggest(key, known)}", value=key, allowed=", ".join(known))
+    default = {f.name: f.default for f in dataclasses.fields(kind.Params)}
+    space = {key: parse(f"{name}.{key}", text) for key, text in texts.items() if key in overrides or key not in fixed}
+    family = Family(name, str(node["_target_"]), params, space, Resources(**(node.get("resources") or {})), plugins)
+    family.build_params({})
+    for key, domain in space.items():
+        for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
+            family.build_params({key: int(value) if isinstance(default[key], int) and isinstance(value, float) else value})
+    return family
