@@ -116,7 +116,9 @@ def write_atomic(file: Path, data: bytes | str, mode: int = 0o644) -> Path:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise RaycycleError(
-            f"could not write {len(payload)} bytes ({error.strerror})", value=str(file), next="free space or fix permissions, then run again"
+            f"could not write {len(payload)} bytes ({error.strerror})",
+            value=str(file),
+            next="free space or fix permissions, then run again",
         ) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -7,11 +7,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from conf.diagnose import diagnosed
 from conf.errors import UsageError, suggest
-from conf.schema import RunConfig
+from conf.schema import ROOTS
 from conf.targets import resolve
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ BUILT_IN = Path(__file__).resolve().parent
 USER_TREE = Path("raycycle-conf")
 
 
+Config = TypeVar("Config")
+
+
 @dataclass(frozen=True)
-class Composed:
+class Composed(Generic[Config]):
     """The configuration as objects, as a plain dict (for the record), the trees it was read from, and the keys a person typed."""
 
-    config: RunConfig
+    config: Config
     plain: dict[str, Any]
     trees: tuple[Path, ...]
     typed: tuple[str, ...]
@@ -39,13 +42,13 @@ class Composed:
         raise UsageError(f"there is no {folder}{suggest(name, known)}", value=name, allowed=", ".join(known) or f"{folder}/NAME{suffix}")
 
 
-def compose(overrides: Iterable[str], config_dir: Path | None = None) -> Composed:
-    """Compose `conf/pipeline.yaml` with `overrides`; sweeps such as `trainer.max_depth=choice(4,6)` land in `search.space`."""
+def compose(overrides: Iterable[str], config_dir: Path | None = None, root: str = "pipeline") -> Composed[Any]:
+    """Compose `conf/{root}.yaml` with `overrides`; sweeps such as `trainer.max_depth=choice(4,6)` land in `search.space`."""
     trees = _trees(config_dir)
     fixed, space = _route_sweeps(list(overrides))
-    node = _compose(fixed, trees)
+    node = _compose(fixed, trees, root)
     typed = tuple(text.lstrip("+").partition("=")[0] for text in fixed)
-    return _typed(node, trees, space, typed)
+    return _typed(node, trees, space, typed, ROOTS[root][1])
 
 
 def _trees(config_dir: Path | None) -> tuple[Path, ...]:
@@ -77,7 +80,7 @@ def _route_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
     return fixed, space
 
 
-def _compose(overrides: list[str], trees: tuple[Path, ...]) -> DictConfig:
+def _compose(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -86,19 +89,20 @@ def _compose(overrides: list[str], trees: tuple[Path, ...]) -> DictConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store("run_schema", RunConfig)
+    for name, shape in ROOTS.values():
+        ConfigStore.instance().store(name, shape)
     search = "hydra.searchpath=[" + ",".join(f"'file://{tree}'" for tree in trees[1:]) + "]"
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(trees[0])):
-            node = hydra_compose("pipeline", [*overrides, *([search] if len(trees) > 1 else [])])
+            node = hydra_compose(root, [*overrides, *([search] if len(trees) > 1 else [])])
             OmegaConf.resolve(node)
             return node
     except (HydraException, OmegaConfBaseException) as error:
-        raise diagnosed(error, overrides, trees, lambda choices: _compose(choices, trees)) from None
+        raise diagnosed(error, overrides, trees, lambda choices: _compose(choices, trees, root), root) from None
 
 
-def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...]) -> Composed:
+def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...], shape: type) -> Composed[Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -109,9 +113,9 @@ def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typ
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0], next="raycycle run --help") from None
-    if not isinstance(config, RunConfig) or not isinstance(plain, dict):
-        raise UsageError("pipeline.yaml does not compose to a run", value=type(config).__name__)
-    _refuse_unknown(plain, RunConfig)
+    if not isinstance(config, shape) or not isinstance(plain, dict):
+        raise UsageError(f"the configuration does not compose to a {shape.__name__}", value=type(config).__name__)
+    _refuse_unknown(plain, shape)
     return Composed(config, {str(key): value for key, value in plain.items()}, trees, typed)
 
 

@@ -22,7 +22,9 @@ def groups(trees: Iterable[Path]) -> list[str]:
     return sorted(found - {"contract"})
 
 
-def diagnosed(error: Exception, overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig]) -> UsageError:
+def diagnosed(
+    error: Exception, overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig], root: str
+) -> UsageError:
     """Find the override that is to blame: a group option first, then a key, then the type of a value."""
     pairs = [text.lstrip("+~").partition("=")[::2] for text in overrides]
     choices = []
@@ -33,7 +35,7 @@ def diagnosed(error: Exception, overrides: list[str], trees: tuple[Path, ...], c
             if value and value not in known:
                 return UsageError(f"{group} has no option{suggest(value, known)}", value=value, allowed=", ".join(known))
             choices.append(f"{key}={value}")
-    if not any(key in ("dataset", "experiment") for key, _ in pairs):
+    if root == "pipeline" and not any(key in ("dataset", "experiment") for key, _ in pairs):
         chosen = options("dataset", trees)
         return UsageError("no dataset was chosen", allowed=", ".join(chosen), next="raycycle run experiment=flights, or dataset=NAME")
     try:

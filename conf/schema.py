@@ -153,3 +153,29 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.deploy in ("auto", "none"), "deploy", self.deploy, "auto, none")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+
+
+@dataclass
+class PlatformConfig:
+    """What the words about the local platform and the registry may be told."""
+
+    cluster: Cluster = field(default_factory=Cluster)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    serve: Serve = field(default_factory=Serve)
+
+
+@dataclass
+class ScoringConfig:
+    """What a scoring job may be told: input columns to `keep` beside the key and the prediction."""
+
+    keep: list[str] = field(default_factory=list)
+    cluster: Cluster = field(default_factory=Cluster)
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+# The root configurations by the name of their YAML.
+ROOTS: dict[str, tuple[str, type]] = {
+    "pipeline": ("run_schema", RunConfig),
+    "platform": ("platform_schema", PlatformConfig),
+    "scoring": ("scoring_schema", ScoringConfig),
+}

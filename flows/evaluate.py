@@ -19,6 +19,7 @@ from flows.leaks import Probe, probe
 from flows.prepare import Prepared, Rows
 from flows.search import Trial
 from flows.sweep import Data, Swept, fit, joined
+from ledger.registry import Registered
 from tables.target import Target
 from trainers.bundle import Bundle
 from trainers.family import Family
@@ -69,22 +70,30 @@ def refit(family: Family, trial: Trial, data: Data, prepared: Prepared, target: 
     return fit(family, trial.params, both, None, target, data.seed, steps=trial.steps)
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The version that answers now, opened."""
+
+    name: str
+    bundle: Bundle
+
+
+def opened(version: Registered | None) -> Champion | None:
+    return Champion(str(version), Bundle.open(version.folder, version.digest)) if version else None
+
+
 def evaluate(
     prepared: Prepared,
     swept: Swept,
-    families: list[Family],
     gates: Mapping[str, Gate],
-    champion: Bundle | None,
-    champion_name: str,
+    champion: Champion | None,
     slices: list[str],
     later_by: str | None,
-    data: Data,
     progress: Progress,
 ) -> Evaluation:
     import ray
 
-    trial = swept.best
-    family = next(f for f in families if f.name == trial.family)
+    trial, family, data = swept.best, swept.family, swept.data
     target = Target(prepared.target.task, prepared.target.classes, trial.log_target)
     holdout = prepared.parts["holdout"]
     with progress.stage("evaluate", len(holdout)) as bar:
@@ -94,7 +103,7 @@ def evaluate(
         scores = target.backward(fitted.predict(holdout.matrix.x))
         y, task = holdout.matrix.y, target.task
         table = holdout.table if holdout.table is not None else pa.table({})
-        theirs, champion_name = _champion_scores(champion, champion_name, table, target)
+        theirs, champion_name = _champion_scores(champion, table, target)
         evidence = Evidence(
             task=task,
             metric=swept.metric,
@@ -117,7 +126,7 @@ def evaluate(
             target=target,
             holdout=quality(target, y, scores, trial.threshold, data.seed, intervals=True),
             constant=score(task, y, evidence.constant_scores, trial.threshold),
-            champion=score(task, y, theirs, champion.manifest.threshold) if theirs is not None and champion else None,
+            champion=score(task, y, theirs, champion.bundle.manifest.threshold) if theirs is not None and champion else None,
             later=_later(prepared, fitted, target, trial.threshold, later_by, data.seed),
             slices={name: _by(table.column(name), y, scores, target, trial.threshold, data.seed) for name in slices},
             calibration=calibration(y, scores) if task == "binary" else [],
@@ -140,17 +149,18 @@ def quality(
     return Quality(len(y), metrics, found)
 
 
-def _champion_scores(champion: Bundle | None, name: str, table: pa.Table, target: Target) -> tuple[NDArray[np.float64] | None, str]:
-    """The champion on the candidate's holdout rows, or why it cannot answer them."""
+def _champion_scores(champion: Champion | None, table: pa.Table, target: Target) -> tuple[NDArray[np.float64] | None, str]:
+    """The champion on the candidate's holdout rows, and its name; or None, and why there is no comparison."""
     if champion is None:
-        return None, name
-    if champion.task != target.task or champion.target.classes != target.classes:
+        return None, ""
+    name, bundle = champion.name, champion.bundle
+    if bundle.task != target.task or bundle.target.classes != target.classes:
         return None, f"champion {name} answers another question"
-    missing = [column for column in champion.contract.features if column not in table.column_names]
+    missing = [column for column in bundle.contract.features if column not in table.column_names]
     if missing:
         return None, f"champion {name} needs column {missing[0]!r}, which this table no longer has"
-    rows, _ = champion.conform(table)
-    return champion.scores(rows), name
+    rows, _ = bundle.conform(table)
+    return bundle.scores(rows), name
 
 
 def _later(prepared: Prepared, fitted: Fitted, target: Target, threshold: float, by: str | None, seed: int) -> dict[str, Quality]:

@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.progress import Progress
+from cluster.store import publish
 from conf.errors import UsageError
 from conf.schema import Encode
 from tables import snapshots
 from tables.contract import Contract
 from tables.encoder import Encoder
 from tables.rows import row_hashes, sort_order
+from tables.rules import evaluate
 from tables.sketches import Sketch, merge, sketch
 from tables.snapshots import Snapshot
 from tables.splits import HOLDOUT, LATER, PARTS, RANKED_ROWS, TRAIN, HashSplit, Split, TimeSplit
@@ -57,6 +61,7 @@ class Prepared:
     positive_share: float
     dropped_rows: int
     can_fold: bool
+    split: Split
 
     @property
     def train(self) -> Matrix:
@@ -136,7 +141,30 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
         float(parts["train"].matrix.y.mean()) if contract.task == "binary" else 0.0,
         sum(part["dropped"] for part in encoded),
         isinstance(split, HashSplit) and split.by is None,
+        split,
     )
+
+
+def unseen(file: Path, contract: Contract, split: Split, where: str | None, folder: Path) -> int:
+    """Write the rows of one file that satisfy `where`, or that no model trained on, as a file of `folder`; returns how many."""
+    table = snapshots.read(file)
+    if where is not None:
+        rows = pc.fill_null(evaluate(where, table), False)
+    else:
+        rows = pa.array(np.isin(split.assign(table, row_keys(table, contract), contract.label), (HOLDOUT, LATER)))
+    chosen = table.filter(rows)
+    if chosen.num_rows:
+        pq.write_table(chosen, folder / file.name, compression="zstd")
+    return chosen.num_rows
+
+
+def unseen_rows(snapshot: Snapshot, prepared: Prepared, where: str | None, folder: Path) -> Path:
+    """A Parquet folder of contract rows to score: by the rule `where`, else all that lie outside training and validation."""
+    with publish(folder) as draft:
+        count = sum(_each(unseen, snapshot.files, prepared.contract, prepared.split, where, draft))
+        if not count:
+            raise UsageError("score.where holds for no row of the snapshot", value=where, next="set score.where to another rule")
+    return folder
 
 
 def _each(function: Callable[..., Any], files: Iterable[Path], *shared: Any) -> list[Any]:

@@ -159,9 +159,11 @@ def tune_searcher(proposer: Proposer, on_done: Callable[[Trial], None], failed: 
             on_done(trial)
 
         def save(self, checkpoint_path: str) -> None:
-            """Tune's own restore is not used: it breaks when folders move; a sweep is resumed from its finished trials."""
+            """Tune saves searchers to restore them; we do not, see `__reduce__`."""
 
-        def restore(self, checkpoint_path: str) -> None:
-            """See `save`."""
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Tune pickles all it is given for a restore of its own, which breaks when folders move; a sweep of ours is resumed
+            # from its finished trials instead, and this object holds a database session and a terminal.
+            return (str, ("not restorable",))
 
     return FromProposer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,32 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Searching:
+    """How to search: `concurrency` trials at once, each of one of `families`."""
+
+    families: list[Family]
+    sweep: Sweep
+    search: Search
+    concurrency: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Swept:
-    """All trials in order, and the best."""
+    """All trials in order, the best, its family, and the rows they were judged on."""
 
     trials: tuple[Trial, ...]
     best: Trial
-    metric: str
-    folds: int
+    family: Family
+    data: Data
+
+    @property
+    def metric(self) -> str:
+        return self.data.metric
+
+    @property
+    def folds(self) -> int:
+        return int(self.data.folds.max()) + 1 if self.data.folds is not None else 1
 
     def value(self, trial: Trial) -> float:
         return -trial.loss if HIGHER_IS_BETTER[self.metric] else trial.loss
@@ -223,57 +242,47 @@ def log_targets(target: Target, y: NDArray[np.float64]) -> tuple[bool, ...]:
     return (False, True) if skewness > 1.0 else (False,)
 
 
-def sweep(
-    prepared: Prepared,
-    families: list[Family],
-    settings: Sweep,
-    search: Search,
-    concurrency: int,
-    seed: int,
-    folder: Path,
-    progress: Progress,
-    on_trial: Callable[[Trial], None],
-) -> Swept:
+def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Progress, on_trial: Callable[[Trial], None]) -> Swept:
     """Raises RaycycleError when no trial finished."""
     from ray import tune
 
-    data = sweep_data(prepared, settings, seed)
-    proposer = Proposer(families, search, settings.num_trials, settings.lag, seed, log_targets(prepared.target, prepared.train.y))
-    by_name = {family.name: family for family in families}
+    settings, search = searching.sweep, searching.search
+    data = sweep_data(prepared, settings, searching.seed)
+    targets = log_targets(prepared.target, prepared.train.y)
+    proposer = Proposer(searching.families, search, settings.num_trials, settings.lag, searching.seed, targets)
+    by_name = {family.name: family for family in searching.families}
     with progress.stage("sweep", settings.num_trials, "trials") as bar:
 
         def done(trial: Trial) -> None:
-            ended = [t for t in proposer.trials.values() if t.status == "finished"]
-            best = min(ended, key=lambda t: t.loss) if ended else None
-            value = -best.loss if best and HIGHER_IS_BETTER[data.metric] else best.loss if best else math.nan
-            bar.advance(1, f"best {data.metric} {value:.4f} ({best.family})" if best else None)
+            best = best_of(proposer.trials.values())
+            bar.advance(1, f"best {data.metric} {shown(data.metric, best)} ({best.family})" if best else None)
             on_trial(trial)
 
         def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
             asked = by_name[config["proposal"].family].resources
             return tune.PlacementGroupFactory([{"CPU": asked.cpu, **({"GPU": asked.gpu} if asked.gpu else {})}])
 
-        trainable = tune.with_resources(
-            tune.with_parameters(train_one_trial, data=data, families=by_name, rungs=search.rungs if search.prune != "none" else []),
-            resources,
+        rungs = search.rungs if search.prune != "none" else []
+        trainable = tune.with_resources(tune.with_parameters(train_one_trial, data=data, families=by_name, rungs=rungs), resources)
+        config = tune.TuneConfig(
+            search_alg=tune_searcher(proposer, done, failed_trial),
+            num_samples=settings.num_trials,
+            max_concurrent_trials=searching.concurrency,
+            reuse_actors=True,
         )
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=tune_searcher(proposer, done, failed_trial),
-                num_samples=settings.num_trials,
-                max_concurrent_trials=concurrency,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
-        ).fit()
+        tune.Tuner(trainable, tune_config=config, run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0)).fit()
     trials = tuple(proposer.trials[number] for number in sorted(proposer.trials))
+    best = best_of(trials)
+    if best is None:
+        reason = trials[0].reason if trials else "Ray Tune started none"
+        raise RaycycleError(f"none of {len(trials)} trials finished", value=reason, next="correct the trainer's parameters, or its data")
+    return Swept(trials, best, by_name[best.family], data)
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
     finished = [trial for trial in trials if trial.status == "finished"]
-    if not finished:
-        raise RaycycleError(
-            f"none of {len(trials)} trials finished",
-            value=trials[0].reason if trials else None,
-            next="read the reason above; raycycle report RUN shows every trial",
-        )
-    best = min(finished, key=lambda trial: (trial.loss, trial.number))
-    return Swept(trials, best, data.metric, int(data.folds.max()) + 1 if data.folds is not None else 1)
+    return min(finished, key=lambda trial: (trial.loss, trial.number)) if finished else None
+
+
+def shown(metric: str, trial: Trial) -> str:
+    return f"{-trial.loss if HIGHER_IS_BETTER[metric] else trial.loss:.4f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -81,13 +81,15 @@ class Reading:
         return len(self.values) - self.nulls
 
 
-def read_column(column: pa.ChunkedArray, *, hints_date: bool = False, decimal_comma: bool = False) -> Reading | None:
-    """None for a column whose type a contract cannot hold (nested, or bytes that are no text)."""
+def read_column(column: pa.ChunkedArray, *, hints_date: bool = False, decimal_comma: bool = False, as_text: bool = False) -> Reading | None:
+    """None for a column whose type a contract cannot hold (nested, or bytes that are no text). `as_text` looks for nothing but text."""
     array = column.combine_chunks()
     if pa.types.is_null(array.type):
         array = array.cast(pa.string())
+    if pa.types.is_integer(array.type) and _too_long(array):
+        array, as_text = array.cast(pa.string()), True
     if pa.types.is_string(array.type):
-        return _read_text(array, hints_date, decimal_comma)
+        return _read_text(array, hints_date, decimal_comma, as_text)
     if pa.types.is_nested(array.type) or pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         return None
     return _read_typed(array)
@@ -97,13 +99,19 @@ def _read_typed(array: pa.Array) -> Reading:
     kind: ColumnType = "double"
     if pa.types.is_boolean(array.type):
         kind = "bool"
-    elif pa.types.is_integer(array.type) and not (pa.types.is_uint64(array.type) and (pc.max(array).as_py() or 0) >= 2**63):
+    elif pa.types.is_integer(array.type):
         kind = "int64"
     elif pa.types.is_date(array.type):
         kind = "date"
     elif pa.types.is_timestamp(array.type):
         kind = "timestamp"
     return _numbers(kind, as_values(array))
+
+
+def _too_long(array: pa.Array) -> bool:
+    """Whole numbers that a float cannot tell from their neighbours are ids."""
+    bounds = pc.min_max(array).as_py()
+    return bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > 2**53
 
 
 def as_values(array: pa.Array) -> NDArray[np.float64]:
@@ -129,7 +137,7 @@ def _numbers(kind: ColumnType, values: NDArray[np.float64], **more: Any) -> Read
     )
 
 
-def _read_text(array: pa.Array, hints_date: bool, decimal_comma: bool) -> Reading:
+def _read_text(array: pa.Array, hints_date: bool, decimal_comma: bool, as_text: bool) -> Reading:
     coded = array.dictionary_encode()
     levels = coded.dictionary
     codes = np.asarray(coded.indices.fill_null(-1), np.int64)
@@ -139,7 +147,7 @@ def _read_text(array: pa.Array, hints_date: bool, decimal_comma: bool) -> Readin
     plain = levels.filter(pa.array(~word))
     weights = counts[~word]
     found = None
-    if len(plain) and weights.sum() >= MIN_KNOWN * counts.sum():
+    if not as_text and len(plain) and weights.sum() >= MIN_KNOWN * counts.sum():
         found = _as_bool(lower) or _as_number(plain, weights, decimal_comma, hints_date) or _as_date(plain, weights, hints_date)
     if found is None:
         return Reading(
@@ -156,12 +164,7 @@ def _read_text(array: pa.Array, hints_date: bool, decimal_comma: bool) -> Readin
     bad_rows = bad_level[codes] if bad_level.any() else None
     spelled = tuple(levels.filter(pa.array(word)).to_pylist())
     reading = _numbers(found.pop("kind"), by_level[codes], spelled=spelled, bad_rows=bad_rows, **found)
-    return reading if bad_rows is None else _without_bad(reading, int(bad_rows.sum()))
-
-
-def _without_bad(reading: Reading, bad: int) -> Reading:
-    fields = {name: getattr(reading, name) for name in reading.__dataclass_fields__}
-    return Reading(**{**fields, "bad": bad})
+    return reading if bad_rows is None else replace(reading, bad=int(bad_rows.sum()), nulls=reading.nulls - int(bad_rows.sum()))
 
 
 def _as_bool(lower: pa.Array) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def parse(name: str, text: str) -> Domain:
         return _interval(start, last, "log" in value.tags, step, refuse)
     if isinstance(value, IntervalSweep):
         whole = "int" in value.tags
-        if whole and (value.start != int(value.start) or value.end != int(value.end)):
+        if whole and any(bound != int(bound or 0) for bound in (value.start, value.end)):
             raise refuse("an int interval has whole bounds")
         return _interval(value.start, value.end, "log" in value.tags, 1 if whole else None, refuse)
     raise refuse("not a search space")

@@ -1,0 +1,152 @@
+"""How a command meets Ray: it joins the store's platform, an existing cluster, or starts a private Ray for itself alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import platform
+from cluster.environment import LOOPBACK, Folders, applied, drop_old_sessions, ray_token, ray_variables
+from cluster.store import Store, publish
+from conf.errors import RaycycleError, UsageError
+
+SOURCE = Path(__file__).resolve().parents[1]
+PACKAGES = ("conf", "cluster", "ledger", "tables", "trainers", "serve", "flows")
+NAMESPACE = "raycycle"
+
+
+@dataclass(frozen=True)
+class Code:
+    """What workers import: a copy of our packages, named by its digest, so that a running endpoint never sees half an edit."""
+
+    folder: Path
+    digest: str
+    files: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.files} files, {self.bytes / 1024:,.0f} KiB"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to Ray. `kind` is `platform`, `cluster`, `private`, or `given` (the caller had connected before)."""
+
+    kind: str
+    address: str
+    code: Code | None
+
+
+def pack(store: Store) -> Code:
+    """Copy our packages beside the store's caches, unless this very code is there already."""
+    files = sorted(
+        file
+        for package in PACKAGES
+        for file in (SOURCE / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc" and not file.name.startswith(".")
+    )
+    contents = {str(file.relative_to(SOURCE)): file.read_bytes() for file in files}
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    code = Code(
+        store.folder("cache") / "code" / digest.hexdigest()[:16], digest.hexdigest(), len(contents), sum(map(len, contents.values()))
+    )
+    if not code.folder.exists():
+        with publish(code.folder) as draft:
+            for name, content in contents.items():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft / name).write_bytes(content)
+    return code
+
+
+@contextlib.contextmanager
+def connect(store: Store, address: str | None = None, *, num_cpus: float | None = None, timeout_s: float = 60.0) -> Iterator[Session]:
+    """Connect to Ray for the length of the block; nothing of Ray's reaches the terminal, and workers import our packages.
+
+    `address` joins an existing cluster; without it the store's platform if it is up, else a private Ray with `num_cpus`.
+    """
+    running = None if address else platform.current(store)
+    if given := _given(address or (running.address if running else None)):
+        yield given
+        return
+    code = pack(store)
+    if address:
+        kind, variables = "cluster", {} if _has_own_token() else ray_variables(ray_token(store))
+        options: dict[str, Any] = {"address": address, "runtime_env": {"working_dir": str(code.folder)}}
+    elif running:
+        kind, variables = "platform", running.variables(store)
+        options = {"address": running.address, "runtime_env": {"working_dir": f"local://{code.folder}"}}
+    else:
+        kind, variables = "private", ray_variables(ray_token(store))
+        options = {"address": "local", "runtime_env": {"working_dir": f"local://{code.folder}"}, **_private(store, num_cpus)}
+    with applied(variables):
+        import ray
+
+        _quieten()
+        try:
+            ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise _cannot_connect(kind, options["address"], running, error) from error
+        try:
+            yield Session(kind, ray.get_runtime_context().gcs_address, code)
+        finally:
+            ray.shutdown()
+
+
+def _given(wanted: str | None) -> Session | None:
+    """A connection that this process already has: it is used as it is, unless it leads elsewhere."""
+    if "ray" not in sys.modules:
+        return None
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    address = ray.get_runtime_context().gcs_address
+    if wanted and wanted not in ("auto", address):
+        raise RaycycleError(
+            "this process is already connected to another Ray", value=address, allowed=wanted, next="ray.shutdown() before this call"
+        )
+    return Session("given", address, None)
+
+
+def _private(store: Store, num_cpus: float | None) -> dict[str, Any]:
+    folders = Folders.of(store, private=True)
+    drop_old_sessions(folders.ray)
+    return {
+        "num_cpus": num_cpus or os.cpu_count(),
+        "include_dashboard": False,
+        "resources": {"serve": 1000},
+        "_node_ip_address": LOOPBACK,
+        "_temp_dir": str(folders.ray),
+    }
+
+
+def _has_own_token() -> bool:
+    return any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _quieten() -> None:
+    """Keep Ray's warnings and progress off the terminal; its logs are in its files."""
+    for name in ("ray", "ray.serve", "ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
+
+
+def _cannot_connect(kind: str, address: str, running: platform.Platform | None, error: Exception) -> RaycycleError:
+    said = " ".join(str(error).split())[:300]
+    if kind == "cluster":
+        return UsageError(
+            f"no Ray cluster answers ({said})", value=address, allowed="HOST:PORT of a running head", next="raycycle cluster doctor"
+        )
+    if running:
+        return RaycycleError(f"the platform does not answer ({said})", value=address, next=f"read {running.logs}, then raycycle down, up")
+    return RaycycleError(f"Ray did not start ({said})", next="free memory and disk, then run again")

@@ -1,0 +1,299 @@
+"""The command line: it parses and prints; the stage files do the work.  raycycle --help"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conf.errors import RaycycleError, RefusedError, UsageError, root_cause
+
+if TYPE_CHECKING:
+    from cluster.progress import Progress
+    from cluster.store import Store
+    from conf.compose import Composed
+    from conf.schema import PlatformConfig
+
+app = typer.Typer(
+    name="raycycle",
+    help="The whole life of a machine-learning model on Ray, from raw table to monitored endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+model_app = typer.Typer(help="Registered model versions.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(model_app, name="model")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, such as trainer=xgboost sweep.num_trials=50")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="Your own tree of configuration groups.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
+
+
+class Answer:
+    """What a verb tells: fields for scripts, lines for a person."""
+
+    def __init__(self, verb: str) -> None:
+        self.fields: dict[str, Any] = {"verb": verb}
+        self.lines: list[str] = []
+        self.refused: RefusedError | None = None
+        self.store: Store | None = None
+
+
+@contextlib.contextmanager
+def answering(verb: str, as_json: bool) -> Iterator[Answer]:
+    """Run a verb and end the process with its exit code: 0 done, 1 failed, 2 wrong usage, 3 refused, 130 interrupted."""
+    answer, started = Answer(verb), time.monotonic()
+    error: RaycycleError | None = None
+    code = 0
+    try:
+        yield answer
+        error = answer.refused
+    except KeyboardInterrupt:
+        error, code = RaycycleError("interrupted", next="the same command starts again; nothing half done is visible"), 130
+    except Exception as raised:
+        error = _for_a_person(root_cause(raised), answer.store)
+    code = code or (error.exit_code if error else 0)
+    for line in answer.lines:
+        print(line, file=sys.stderr if as_json else sys.stdout)
+    if error is not None:
+        print(f"{'refused' if code == 3 else 'error'}: {error.message}", file=sys.stderr)
+    if as_json:
+        seconds = answer.fields.pop("seconds", {}) | {"total": time.monotonic() - started}
+        fields = {**answer.fields, "ok": code == 0, "exit_code": code, "run_id": answer.fields.get("run_id"), "seconds": seconds}
+        print(json.dumps(fields | ({"error": error.as_json()} if error else {}), default=str))
+    sys.stdout.flush()
+    raise typer.Exit(code)
+
+
+def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
+    """An error nobody foresaw becomes one line; its traceback goes to a file."""
+    if isinstance(raised, RaycycleError):
+        return raised
+    said = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised).strip() else ''}"
+    full = "".join(traceback.format_exception(raised))
+    if store is None:
+        print(full, file=sys.stderr)
+        return RaycycleError(said)
+    file = store.folder("logs") / f"error-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    file.write_text(full, encoding="utf-8")
+    return RaycycleError(said, next=f"the full story is in {file}")
+
+
+def _progress(as_json: bool, quiet: bool) -> Progress:
+    from cluster.progress import Progress
+
+    return Progress(quiet=quiet)
+
+
+def _platform(overrides: list[str] | None, answer: Answer) -> tuple[Composed[PlatformConfig], Store]:
+    from cluster.store import Store
+    from conf.compose import compose
+
+    composed = compose(overrides or [], root="platform")
+    answer.store = Store.open(composed.config.store.root)
+    return composed, answer.store
+
+
+@app.command()
+def init(
+    table: Annotated[str, typer.Argument(metavar="FILE_OR_FOLDER", help="CSV, JSON lines or Parquet: a file, a folder or a glob.")],
+    label: Annotated[str, typer.Option("--label", help="The column to predict.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the dataset; from the file's name by default.")] = None,
+    into: Annotated[Path | None, typer.Option("--into", help="Where to write; ./raycycle-conf by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the dataset and contract of this name.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Inspect a table; write its dataset and contract."""
+    with answering("init", as_json) as answer:
+        from flows.init import init as make
+
+        made = make(table, label, name, into, force=force, progress=_progress(as_json, quiet))
+        answer.fields |= made.as_json()
+        answer.lines = made.lines()
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    until: Annotated[str, typer.Option("--until", help="Last stage to run.")] = "report",
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn, judge, register and release a model: every stage in order."""
+    _run("run", overrides, until, config_dir, as_json, quiet)
+
+
+@app.command()
+def sweep(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Search trainers and parameters; register nothing."""
+    _run("sweep", overrides, "sweep", config_dir, as_json, quiet)
+
+
+def _run(verb: str, overrides: list[str] | None, until: str, config_dir: Path | None, as_json: bool, quiet: bool) -> None:
+    with answering(verb, as_json) as answer:
+        from cluster.store import Store
+        from conf.compose import compose
+        from flows.plan import plan
+
+        planned = plan(compose(overrides or [], config_dir), until)
+        store = answer.store = Store.open(planned.config.store.root)
+        from flows.pipeline import run as run_stages
+        from flows.record import as_json as fields
+        from flows.summary import lines
+
+        made = run_stages(planned, store, _progress(as_json, quiet))
+        answer.fields |= fields(made, planned, store)
+        answer.lines = lines(made, planned, store)
+        if made.refusals:
+            answer.refused = RefusedError(
+                "the candidate did not pass its gates", value="; ".join(made.refusals), next=f"raycycle report {made.run_id}"
+            )
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="flights (its champion), flights@candidate, flights/7")],
+    table: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet, CSV or JSON lines: a file, a folder or a glob.")],
+    output: Annotated[Path, typer.Argument(help="A folder; it appears whole or not at all.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a table with a registered model."""
+    with answering("score", as_json) as answer:
+        from cluster.session import connect
+        from cluster.store import Store
+        from conf.compose import compose
+        from flows.init import find_source
+        from flows.score import score as score_table
+        from ledger.registry import Registry
+        from ledger.tracking import Tracking
+
+        config = compose(overrides or [], root="scoring").config
+        store = answer.store = Store.open(config.store.root)
+        source, _ = find_source(table)
+        version = Registry(Tracking.open(store)).find(model)
+        with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
+            scored = score_table(version, source, output.absolute(), config.keep, _progress(as_json, quiet))
+        answer.fields |= {"model": version.name, "version": version.version, "scores": str(scored.output), "score_input": table}
+        answer.fields |= {"rows": scored.rows, "quarantined": scored.quarantined}
+        answer.lines = [f"{scored.rows:,} rows scored by {version}, {scored.quarantined:,} quarantined: {scored.output}"]
+
+
+@app.command()
+def deploy(
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    rest: Annotated[list[str] | None, typer.Argument(metavar="[VERSION] [KEY=VALUE]...", help="The candidate by default.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a registered version the one that answers."""
+    with answering("deploy", as_json) as answer:
+        from flows.deploy import deploy as release
+        from flows.deploy import start_platform
+        from ledger.registry import Registry
+        from ledger.tracking import Tracking
+
+        words = rest or []
+        wanted = words.pop(0) if words and "=" not in words[0] else None
+        if wanted is not None and not wanted.isdigit():
+            raise UsageError("VERSION is not a number", value=wanted, next=f"raycycle model list {name}")
+        composed, store = _platform(words, answer)
+        registry = Registry(Tracking.open(store))
+        version = registry.find(f"{name}/{wanted}" if wanted else f"{name}@candidate")
+        progress = _progress(as_json, quiet)
+        start_platform(store, progress, composed.config.serve.port, composed.config.cluster.cpus)
+        released = release(version, store, registry, progress)
+        answer.fields |= {"model": name, "version": released.version, "endpoint": released.url, "previous": released.previous}
+        answer.lines = [f"{version} answers at {released.url}/v1/models/{name}/predict" + (f" ({released.note})" if released.note else "")]
+
+
+@app.command()
+def up(overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Start the local platform: Ray and the endpoint."""
+    with answering("up", as_json) as answer:
+        from flows.deploy import start_platform
+        from ledger.identities import token_file
+
+        composed, store = _platform(overrides, answer)
+        running = start_platform(store, _progress(as_json, quiet), composed.config.serve.port, composed.config.cluster.cpus)
+        answer.fields |= {"endpoint": running.url, "token_file": str(token_file(store)), "started": running.fresh}
+        answer.lines = [f"{'up' if running.fresh else 'already up'}: {running.url}, token in {token_file(store)}"]
+
+
+@app.command()
+def down(overrides: Overrides = None, as_json: Json = False) -> None:
+    """Stop the local platform."""
+    with answering("down", as_json) as answer:
+        from cluster import platform
+
+        _, store = _platform(overrides, answer)
+        ended = platform.down(store)
+        answer.fields["processes_ended"] = ended
+        answer.lines = [f"down ({ended} processes ended)" if ended else "nothing was up"]
+
+
+@app.command()
+def status(overrides: Overrides = None, as_json: Json = False) -> None:
+    """What is up, and which versions answer."""
+    with answering("status", as_json) as answer:
+        from flows.status import status as look
+
+        _, store = _platform(overrides, answer)
+        found = look(store)
+        answer.fields |= found.as_json()
+        answer.lines = found.lines()
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(help="A run's id, or its first characters.")], overrides: Overrides = None, as_json: Json = False
+) -> None:
+    """Where the report of a run lies."""
+    with answering("report", as_json) as answer:
+        from flows.record import report_of
+
+        _, store = _platform(overrides, answer)
+        file = report_of(store, run_id)
+        answer.fields |= {"run_id": file.parent.name, "report": str(file)}
+        answer.lines = [str(file)]
+
+
+@model_app.command("list")
+def model_list(
+    name: Annotated[str | None, typer.Argument(help="A model's name; all by default.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Versions with their aliases and gates."""
+    with answering("model list", as_json) as answer:
+        from ledger.registry import Registry
+        from ledger.tracking import Tracking
+
+        _, store = _platform(overrides, answer)
+        registry = Registry(Tracking.open(store))
+        versions = [version for each in ([name] if name else registry.names()) for version in registry.versions(each)]
+        answer.fields["versions"] = [
+            {"model": v.name, "version": v.version, "aliases": v.aliases, "passed": v.passed, "digest": v.digest, "run_id": v.run_id}
+            for v in versions
+        ]
+        answer.lines = [
+            f"{v!s:<20} {'passed' if v.passed else 'refused':<8} {', '.join(v.aliases) or '-':<22} run {v.run_id}" for v in versions
+        ] or ["no model is registered yet: raycycle run makes one"]
+
+
+def main() -> None:
+    app()

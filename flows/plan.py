@@ -1,0 +1,100 @@
+"""A run as objects, built and checked before anything starts: a wrong configuration costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.resources import concurrent_trials, local_cpus
+from conf.compose import Composed, build
+from conf.errors import UsageError
+from conf.schema import RunConfig
+from flows.gates import Gate
+from flows.sweep import Searching
+from tables.contract import Contract
+from tables.splits import Split
+from trainers.family import Family, families
+
+STAGES = ("ingest", "prepare", "sweep", "evaluate", "register", "deploy", "score", "report")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as objects, checked against what the machine has. Nothing was started to make it."""
+
+    composed: Composed[RunConfig]
+    contract: Contract
+    source: Any
+    split: Split
+    families: list[Family]
+    gates: dict[str, Gate]
+    until: str
+
+    @property
+    def deploys(self) -> bool:
+        config = self.config
+        return config.deploy == "auto" and config.policy.release == "when_gates_pass" and self.reaches("deploy")
+
+    def reaches(self, stage: str) -> bool:
+        return STAGES.index(self.until) >= STAGES.index(stage)
+
+    @property
+    def config(self) -> RunConfig:
+        return self.composed.config
+
+    @property
+    def slices(self) -> list[str]:
+        return self.config.dataset.slices
+
+    @property
+    def later_by(self) -> str | None:
+        return self.config.score.by
+
+    @property
+    def judged_columns(self) -> list[str]:
+        """Columns that quality is reported by."""
+        return [*self.slices, *([self.later_by] if self.later_by else [])]
+
+    def searching(self) -> Searching:
+        """What the sweep needs, with as many trials at once as the connected Ray has room for."""
+        import ray
+
+        config = self.config
+        concurrency = concurrent_trials(_asked(self.families), ray.cluster_resources(), config.sweep.max_concurrent, config.sweep.lag)
+        return Searching(self.families, config.sweep, config.search, concurrency, config.seed)
+
+
+def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
+    """Build every object the configuration names, so that a wrong value costs nothing but this."""
+    config = composed.config
+    if until not in STAGES:
+        raise UsageError("--until names no stage", value=until, allowed=", ".join(STAGES))
+    if config.cluster.kind == "existing" and config.deploy == "auto":
+        raise UsageError(
+            "an endpoint is deployed on this store's own platform only", value="deploy=auto", allowed="deploy=none", next="add deploy=none"
+        )
+    contract = Contract.load(composed.file("contract", config.dataset.contract))
+    split = build(config.dataset.split, config.plugins, "dataset.split")
+    split.check(contract)
+    for name in (*config.dataset.slices, *config.score.keep, *([config.score.by] if config.score.by else [])):
+        if name not in contract.columns:
+            raise UsageError(
+                "a column of slices or score is not in the contract", value=name, allowed=", ".join(list(contract.columns)[:12])
+            )
+    typed = [key.removeprefix("trainer.") for key in composed.typed if key.startswith("trainer.")]
+    found = families(config.trainer, config.search.space, typed, tuple(config.plugins))
+    if config.cluster.kind == "local":
+        concurrent_trials(_asked(found), {"CPU": config.cluster.cpus or local_cpus()}, None, config.sweep.lag)
+    return Plan(
+        composed,
+        contract,
+        build(config.dataset.source, config.plugins, "dataset.source"),
+        split,
+        found,
+        {name: build(node, config.plugins, f"gates.{name}") for name, node in config.gates.items()},
+        until,
+    )
+
+
+def _asked(found: list[Family]) -> dict[str, dict[str, float]]:
+    return {family.name: {"CPU": family.resources.cpu, "GPU": family.resources.gpu} for family in found}

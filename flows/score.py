@@ -1,0 +1,180 @@
+"""Score a table with a registered model: Ray schedules shards, each task streams its shard through the same encoder as training.
+
+raycycle score flights august.parquet scores/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from cluster.progress import Progress
+from cluster.store import publish, read_json, write_json
+from conf.errors import RaycycleError, UsageError
+from ledger.digests import of_value
+from ledger.registry import Registered
+from tables import formats
+from tables.files import Files
+from tables.target import Target
+from trainers.bundle import Bundle
+from trainers.metrics import score as metrics_of
+
+BATCH_ROWS = 65_536
+MANIFEST = "_scored.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the input that one task scores: some row groups of a Parquet file, or a whole file of another kind."""
+
+    number: int
+    file: str
+    row_groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`rows` were written to `output`; `quarantined` rows lie below it in `_quarantine`, with the reason."""
+
+    output: Path
+    rows: int
+    quarantined: int
+    by: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def plan_shards(source: Files) -> list[Shard]:
+    """Shards in the order of files and row groups, from metadata alone."""
+    shards: list[Shard] = []
+    for file, kind in source.found():
+        if kind == "parquet":
+            formats.parquet_schema(file)  # refuses types that carry code
+            groups = pq.read_metadata(file).num_row_groups
+            shards += [Shard(len(shards) + i, file, (i,)) for i in range(groups)]
+        else:
+            shards.append(Shard(len(shards), file))
+    return shards
+
+
+@functools.lru_cache(maxsize=4)
+def opened(folder: str, digest: str) -> Bundle:
+    """The bundle, opened once in each worker process."""
+    return Bundle.open(Path(folder), digest)
+
+
+def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str], draft: Path) -> tuple[int, int]:
+    """Write one shard's part; returns how many rows were scored and how many went to quarantine."""
+    bundle = opened(str(model.folder), model.digest)
+    names = [*dict.fromkeys([*bundle.contract.key, *keep])]
+    good = bad = 0
+    writers: dict[str, pq.ParquetWriter] = {}
+    try:
+        for batch in _batches(shard, source):
+            rows, unusable = bundle.conform(batch)
+            is_good = pa.array(~unusable)
+            answer = bundle.predict(rows.filter(is_good))
+            kept = batch.filter(is_good)
+            columns = {name: kept.column(name) for name in names if name in kept.column_names}
+            columns |= {field.name: answer.column(field.name) for field in answer.schema}
+            columns["model_version"] = pa.array([str(model)] * answer.num_rows, pa.string())
+            _write(writers, draft / f"part-{shard.number:05d}.parquet", pa.table(columns))
+            good += answer.num_rows
+            if unusable.any():
+                wrong = batch.filter(pa.array(unusable)).append_column("_reason", pa.array(_reasons(bundle, batch, unusable)))
+                _write(writers, draft / "_quarantine" / f"part-{shard.number:05d}.parquet", wrong)
+                bad += wrong.num_rows
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return good, bad
+
+
+def _batches(shard: Shard, source: Files) -> Iterator[pa.Table]:
+    if shard.row_groups:
+        reader = pq.ParquetFile(shard.file)
+        for batch in reader.iter_batches(BATCH_ROWS, row_groups=list(shard.row_groups), use_threads=False):
+            yield pa.Table.from_batches([batch])
+    else:
+        yield from dataclasses.replace(source, path=shard.file).batches()
+
+
+def _write(writers: dict[str, pq.ParquetWriter], file: Path, table: pa.Table) -> None:
+    if str(file) not in writers:
+        file.parent.mkdir(exist_ok=True)
+        writers[str(file)] = pq.ParquetWriter(file, table.schema, compression="zstd")
+    writers[str(file)].write_table(table)
+
+
+def _reasons(bundle: Bundle, batch: pa.Table, unusable: Any) -> list[str]:
+    """Which feature cannot be used, by row."""
+    from tables.casting import cast
+
+    reasons = np.full(batch.num_rows, "", object)
+    for name in bundle.contract.features:
+        column = bundle.contract.columns[name]
+        array, wrong = cast(batch.column(name).combine_chunks(), column.type, column.formats)
+        reasons[np.asarray(wrong) & (reasons == "")] = f"{name} is not a {column.type}"
+        if not column.nullable:
+            reasons[np.asarray(array.is_null()) & (reasons == "")] = f"{name} is null"
+    return list(reasons[unusable])
+
+
+def score(model: Registered, source: Files, output: Path, keep: list[str], progress: Progress) -> Scored:
+    """Score every row of `source` into the Parquet folder `output`, which appears whole or not at all."""
+    import ray
+
+    job = of_value({"model": model.digest, "input": source.path, "keep": keep})
+    _refuse_other_job(output, job)
+    shards = plan_shards(source)
+    with progress.stage("score") as bar, publish(output) as draft:
+        task = ray.remote(score_shard)
+        waiting = [task.remote(shard, source, model, keep, draft) for shard in shards]
+        rows = quarantined = 0
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            for good, bad in ray.get(done):
+                rows, quarantined = rows + good, quarantined + bad
+                bar.advance(good + bad, f"{quarantined:,} quarantined" if quarantined else None)
+        write_json(draft / MANIFEST, {"format": 1, "job": job, "model": str(model), "rows": rows, "quarantined": quarantined})
+    return Scored(output, rows, quarantined)
+
+
+def _refuse_other_job(output: Path, job: str) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    found = read_json(output / MANIFEST).get("job") if (output / MANIFEST).is_file() else None
+    if found != job:
+        raise UsageError(
+            "the output exists and holds something else" if found is None else "the output holds another model's or input's scores",
+            value=str(output),
+            allowed="a folder that does not exist, or the output of this very job",
+            next="choose another OUTPUT, or remove it",
+        )
+
+
+def judged_by(scored: Scored, label: str, by: str, target: Target, threshold: float) -> dict[str, dict[str, float]]:
+    """Metrics of scored rows whose label was kept, by the value of the column `by`."""
+    table = pyarrow.dataset.dataset(scored.output, format="parquet").to_table()
+    if not {label, by} <= set(table.column_names):
+        raise RaycycleError("the scores do not hold the label and the group", value=[label, by], next=f"score.keep=[{label},{by}]")
+    y = target.encode(table.column(label).combine_chunks())
+    if target.task == "multiclass":
+        predicted = np.column_stack([np.asarray(table.column(f"score_{each}")) for each in target.classes])
+    else:
+        predicted = np.asarray(table.column("score" if target.task == "binary" else "prediction"))
+    groups = np.array([str(value) for value in table.column(by).to_pylist()], object)
+    known = np.isfinite(y)
+    found = {}
+    for group in sorted(set(groups)):
+        rows = known & (groups == group)
+        if rows.any():
+            found[group] = {"rows": float(rows.sum()), **metrics_of(target.task, y[rows], predicted[rows], threshold)}
+    return found

@@ -1,0 +1,119 @@
+"""Who asks: bearer tokens, kept only as their SHA-256, and the roles and models each may use."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.store import Store, read_json, write_atomic
+from conf.errors import RaycycleError, UsageError, suggest
+
+FORMAT = 1
+ROLES = ("viewer", "predictor", "labeler", "operator", "approver", "admin")
+EVERY_MODEL = ("*",)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One caller. `admin` includes every role; `models` of `("*",)` means all."""
+
+    subject: str
+    roles: frozenset[str]
+    models: tuple[str, ...] = EVERY_MODEL
+
+    def has(self, role: str) -> bool:
+        return role in self.roles or "admin" in self.roles
+
+    def may_use(self, model: str) -> bool:
+        return self.models == EVERY_MODEL or model in self.models
+
+
+class Identities:
+    """The tokens that a store knows. Make one with `Identities.open`."""
+
+    def __init__(self, by_digest: dict[str, Identity]) -> None:
+        self._by_digest = by_digest
+
+    @classmethod
+    def open(cls, store: Store) -> Identities:
+        """Read the store's tokens; the first call makes one for the local user, with every role, in `keys/token`."""
+        ensure_local_token(store)
+        return cls({digest: _identity(entry) for digest, entry in _entries(store).items()})
+
+    def verify(self, token: str) -> Identity | None:
+        """Who holds this token. What is compared is a digest, so time tells nothing about a token."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        for known, identity in self._by_digest.items():
+            if hmac.compare_digest(known, digest):
+                return identity
+        return None
+
+
+def token_file(store: Store) -> Path:
+    """Where the local user's own token lies, readable by that user alone."""
+    return store.keys / "token"
+
+
+def ensure_local_token(store: Store) -> Path:
+    """The local user's token file, made once however many commands start together."""
+    from filelock import FileLock
+
+    file = token_file(store)
+    with FileLock(store.locks / "tokens.lock", timeout=30):
+        if not file.exists():
+            token = secrets.token_urlsafe(32)
+            _add(store, token, Identity("local", frozenset(ROLES)))
+            write_atomic(file, token + "\n", mode=0o600)
+    return file
+
+
+def add_token(store: Store, identity: Identity) -> str:
+    """Make a token for `identity` and return it: it is shown once, and kept only as a digest."""
+    from filelock import FileLock
+
+    if unknown := sorted(identity.roles - set(ROLES)):
+        raise UsageError(f"unknown role{suggest(unknown[0], ROLES)}", value=unknown[0], allowed=", ".join(ROLES))
+    token = secrets.token_urlsafe(32)
+    with FileLock(store.locks / "tokens.lock", timeout=30):
+        _add(store, token, identity)
+    return token
+
+
+def read_token(store: Store) -> str:
+    """The local user's token."""
+    file = ensure_local_token(store)
+    _refuse_if_open(file)
+    return file.read_text(encoding="ascii").strip()
+
+
+def _add(store: Store, token: str, identity: Identity) -> None:
+    entry = {"subject": identity.subject, "roles": sorted(identity.roles), "models": list(identity.models)}
+    entries = {**_entries(store), hashlib.sha256(token.encode()).hexdigest(): entry}
+    write_atomic(store.root / "tokens.json", json.dumps({"format": FORMAT, "tokens": entries}, sort_keys=True, indent=1) + "\n", mode=0o600)
+
+
+def _entries(store: Store) -> dict[str, dict[str, Any]]:
+    file = store.root / "tokens.json"
+    if not file.exists():
+        return {}
+    _refuse_if_open(file)
+    state = read_json(file)
+    if state.get("format") != FORMAT:
+        raise RaycycleError(f"{file} was written by another version of raycycle", value=state.get("format"), allowed=f"format {FORMAT}")
+    entries: dict[str, dict[str, Any]] = state["tokens"]
+    return entries
+
+
+def _identity(entry: dict[str, Any]) -> Identity:
+    return Identity(entry["subject"], frozenset(entry["roles"]), tuple(entry["models"]))
+
+
+def _refuse_if_open(file: Path) -> None:
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise RaycycleError(f"{file} can be read by others", value=f"mode {mode:o}", allowed="mode 600", next=f"chmod 600 {file}")
