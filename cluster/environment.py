@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cluster.store import Store, read_json, write_atomic, write_json
 from conf.errors import RaycycleError, UsageError
 
@@ -61,9 +63,9 @@ class Folders:
 
 def drop_old_sessions(ray_folder: Path) -> None:
     """Ray keeps the logs of every session for ever; keep those of the last three, and of any that runs."""
-    sessions = sorted((each for each in ray_folder.glob("session_2*_*") if each.is_dir()), key=lambda each: each.name)
+    sessions = sorted((each for each in ray_folder.glob("session_2*_*[0-9]") if each.is_dir()), key=lambda each: each.name)
     for old in sessions[:-KEPT_SESSIONS]:
-        if not Path(f"/proc/{old.name.rsplit('_', 1)[1]}").exists():
+        if not psutil.pid_exists(int(old.name.rsplit("_", 1)[1])):
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -145,6 +147,7 @@ def ray_variables(token: Path) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DATA_LOG_LEVEL": "ERROR",
+        "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints even when told to be silent
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_worker_niceness": "0",  # the default of 15 would also be the proxy's and the replicas'; long work lowers itself
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import processes
+from cluster.code import pack
 from cluster.environment import (
     LOOPBACK,
     Folders,
@@ -171,7 +172,7 @@ def _beside(work: Callable[[], None] | None, variables: dict[str, str]) -> Itera
 
 
 def _start(store: Store, folders: Folders, ports: dict[str, int], cpus: float, timeout_s: float) -> Platform:
-    log = folders.short / "ray-start.log"
+    log = store.ray / "start.log"
     variables = {**ray_variables(ray_token(store)), **serve_variables(folders, ports)}
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", "--no-monitor"),
@@ -207,7 +208,7 @@ def _start(store: Store, folders: Folders, ports: dict[str, int], cpus: float, t
         log=str(log),
         cpus=cpus,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"ray": version("ray"), "python": sys.version.split()[0]},
+        versions={"ray": version("ray"), "python": sys.version.split()[0], "code": pack(store).digest},
         fresh=True,
     )
     write_json(store.root / "platform.json", {"format": FORMAT, **{k: v for k, v in asdict(platform).items() if k != "fresh"}})

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cluster import platform
+from cluster.code import Code, pack
 from cluster.environment import LOOPBACK, Folders, applied, drop_old_sessions, ray_token, ray_variables
-from cluster.store import Store, publish
+from cluster.store import Store
 from conf.errors import RaycycleError, UsageError
 
-SOURCE = Path(__file__).resolve().parents[1]
-PACKAGES = ("conf", "cluster", "ledger", "tables", "trainers", "serve", "flows")
 NAMESPACE = "raycycle"
-
-
-@dataclass(frozen=True)
-class Code:
-    """What workers import: a copy of our packages, named by its digest, so that a running endpoint never sees half an edit."""
-
-    folder: Path
-    digest: str
-    files: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.files} files, {self.bytes / 1024:,.0f} KiB"
 
 
 @dataclass(frozen=True)
@@ -45,31 +30,8 @@ class Session:
     code: Code | None
 
 
-def pack(store: Store) -> Code:
-    """Copy our packages beside the store's caches, unless this very code is there already."""
-    files = sorted(
-        file
-        for package in PACKAGES
-        for file in (SOURCE / package).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc" and not file.name.startswith(".")
-    )
-    contents = {str(file.relative_to(SOURCE)): file.read_bytes() for file in files}
-    digest = hashlib.sha256()
-    for name, content in contents.items():
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    code = Code(
-        store.folder("cache") / "code" / digest.hexdigest()[:16], digest.hexdigest(), len(contents), sum(map(len, contents.values()))
-    )
-    if not code.folder.exists():
-        with publish(code.folder) as draft:
-            for name, content in contents.items():
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                (draft / name).write_bytes(content)
-    return code
-
-
 @contextlib.contextmanager
-def connect(store: Store, address: str | None = None, *, num_cpus: float | None = None, timeout_s: float = 60.0) -> Iterator[Session]:
+def connect(store: Store, address: str | None = None, *, num_cpus: float | None = None) -> Iterator[Session]:
     """Connect to Ray for the length of the block; nothing of Ray's reaches the terminal, and workers import our packages.
 
     `address` joins an existing cluster; without it the store's platform if it is up, else a private Ray with `num_cpus`.
@@ -80,6 +42,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
         return
     code = pack(store)
     if address:
+        _probe(address)
         kind, variables = "cluster", {} if _has_own_token() else ray_variables(ray_token(store))
         options: dict[str, Any] = {"address": address, "runtime_env": {"working_dir": str(code.folder)}}
     elif running:
@@ -94,7 +57,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
         _quieten()
         try:
             ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise _cannot_connect(kind, options["address"], running, error) from error
         try:
             yield Session(kind, ray.get_runtime_context().gcs_address, code)
@@ -116,6 +79,16 @@ def _given(wanted: str | None) -> Session | None:
             "this process is already connected to another Ray", value=address, allowed=wanted, next="ray.shutdown() before this call"
         )
     return Session("given", address, None)
+
+
+def _probe(address: str) -> None:
+    """Ray itself would try a dead address for minutes, and complain on the terminal."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise _cannot_connect("cluster", address, None, error) from None
 
 
 def _private(store: Store, num_cpus: float | None) -> dict[str, Any]:

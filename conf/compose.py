@@ -81,25 +81,33 @@ def _route_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _compose(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictConfig:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return _by_hydra(overrides, trees, root)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise diagnosed(error, overrides, trees, lambda choices: _by_hydra(choices, trees, root), root) from None
+
+
+def _by_hydra(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    for name, shape in ROOTS.values():
+    for file, (name, shape) in ROOTS.items():
         ConfigStore.instance().store(name, shape)
-    search = "hydra.searchpath=[" + ",".join(f"'file://{tree}'" for tree in trees[1:]) + "]"
+        # Hydra looks for the root configuration in the first tree only, which may be the user's; from here it finds it for every tree.
+        ConfigStore.instance().store(f"raycycle_{file}", OmegaConf.load(BUILT_IN / f"{file}.yaml"))
+    others = ",".join(f"'file://{tree}'" for tree in trees[1:])
+    search = [f"hydra.searchpath=[{others}]"] if others else []
     GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(trees[0])):
-            node = hydra_compose(root, [*overrides, *([search] if len(trees) > 1 else [])])
-            OmegaConf.resolve(node)
-            return node
-    except (HydraException, OmegaConfBaseException) as error:
-        raise diagnosed(error, overrides, trees, lambda choices: _compose(choices, trees, root), root) from None
+    with initialize_config_dir(version_base="1.3", config_dir=str(trees[0])):
+        node = hydra_compose(f"raycycle_{root}", [*overrides, *search])
+    OmegaConf.resolve(node)
+    return node
 
 
 def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...], shape: type) -> Composed[Any]:

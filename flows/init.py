@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
 from cluster.progress import Bar, Progress
 from cluster.store import safe_name, write_atomic
 from conf.errors import UsageError
+from tables.contract import as_yaml
 from tables.dialect import find_delimiter, find_encoding
 from tables.files import Files
 from tables.findings import Finding, counted, shown
@@ -27,6 +27,7 @@ from tables.survey import profile
 
 MAX_ROWS = 1_000_000
 MAX_CELLS = 40_000_000
+MAX_BYTES = 1 << 30
 MAX_UNREADABLE = 0.05
 # Words that Hydra's grammar reads as something other than a name.
 _RESERVED = ("null", "true", "false", "nan", "inf", "none")
@@ -65,10 +66,8 @@ class Made:
         seen = self.profile
         used = [name for name, column in seen.columns.items() if column.role == "feature"]
         looked = "" if seen.looked_at == seen.rows else f" (looked at {seen.looked_at:,} rows from all over)"
-        said = [
-            f"{self.name}: {counted(seen.rows, 'row')}{looked}, {counted(len(seen.columns), 'column')}, {counted(len(used), 'feature')}: {shown(used)}",
-            "",
-        ]
+        about = f"{counted(len(seen.columns), 'column')}, {counted(len(used), 'feature')}: {shown(used)}"
+        said = [f"{self.name}: {counted(seen.rows, 'row')}{looked}, {about}", ""]
         said += [f"{'! ' if finding.warning else '  '}{finding.kind:<9} {finding.line()}" for finding in seen.findings]
         return [
             *said,
@@ -89,6 +88,8 @@ def init(
     _check_writable(into)
     source, findings = find_source(path)
     sample = look_at(source, progress or Progress(quiet=True))
+    if "???" in sample.table.column_names:
+        raise UsageError("a column name cannot be used: it means a missing value in YAML", value="???", next="rename the column")
     find_label(label, [column for column in sample.table.column_names if column != UNREADABLE])
     source, unreadable = _unreadable_rows(source, sample)
     seen = profile(sample.table, label, rows=sample.rows, decimal_comma=source.delimiter == ";", unreadable=len(sample.unreadable))
@@ -126,7 +127,7 @@ def _unwritable(into: Path, why: str) -> UsageError:
         f"the folder cannot be written ({why})",
         value=str(into.absolute()),
         allowed="a folder that this user may create and write",
-        next="run it in another folder, or give --config-dir FOLDER",
+        next="run it in another folder, or give --into FOLDER",
     )
 
 
@@ -163,20 +164,20 @@ def look_at(source: Files, progress: Progress) -> Sample:
     """Read everything once and keep rows from all over, so many that they fit in memory."""
     unreadable: list[str] = []
     kept: list[pa.Table] = []
-    rows = held = 0
+    rows = held = size = 0
     stride = 1
     with progress.stage("init") as bar:
         for table in replace(source, unreadable="mark").batches():
             good = _readable(table, unreadable, bar)
             kept.append(good.take(pa.array(range(-rows % stride, good.num_rows, stride), pa.int64())) if stride > 1 else good)
             rows += good.num_rows
-            held += kept[-1].num_rows
+            held, size = held + kept[-1].num_rows, size + kept[-1].nbytes
             limit = min(MAX_ROWS, max(MAX_CELLS // max(table.num_columns, 1), 1000))
-            while held > limit:
+            while held > limit or (size > MAX_BYTES and held > 1000):
                 # Each kept row's number is a multiple of the stride, so dropping every second one doubles it.
                 united = _united(kept)
                 kept, stride = [united.take(pa.array(range(0, united.num_rows, 2), pa.int64()))], stride * 2
-                held = kept[0].num_rows
+                held, size = kept[0].num_rows, kept[0].nbytes
     if not kept:
         raise UsageError("the table has a header and no rows", value=source.path, allowed="20 rows or more", next="check the file")
     return Sample(_united(kept), rows, unreadable)
@@ -276,18 +277,15 @@ def dataset_yaml(name: str, source: Files, seen: Profile) -> str:
         "split": {"_target_": f"tables.splits.{kind}", **split},
         "slices": seen.slices,
     }
-    text = yaml.safe_dump(_for_hydra(document), sort_keys=False, allow_unicode=True, width=120)
-    return f"# raycycle run dataset={name}\n{text}"
+    return f"# raycycle run dataset={name}\n{as_yaml(_for_hydra(document))}"
 
 
 def _for_hydra(value: Any) -> Any:
-    """Plain lists and dicts whose text survives OmegaConf, for which `${` and `???` have a meaning."""
+    """Plain lists and dicts whose text survives OmegaConf, for which `${` has a meaning."""
     if isinstance(value, dict):
         return {key: _for_hydra(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_for_hydra(inner) for inner in value]
-    if value == "???":
-        return "${oc.decode:\"'???'\"}"
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
     return value

@@ -38,14 +38,14 @@ INK, MUTED, GRID, CARD, BLUE, AMBER, GREEN, PURPLE, SKY, BAD = (light for light,
 SERIES = (BLUE, AMBER, GREEN, PURPLE, SKY)
 
 HALF, WIDE = 5.2, 10.7  # inches, so that text is alike in both once the page scales them
-ROW = 0.235
+ROW = 0.245
 CURVE_POINTS, DOTS, MAX_MARKS, MAX_CLASSES, MAX_NAME = 200, 500, 400, 12, 30
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "raycycle",
     "text.parse_math": False,
     "axes.formatter.useoffset": False,
-    "font.size": 8.5,
+    "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
@@ -124,7 +124,7 @@ def _axes(figure: Figure, left: float = 0.55, right: float = 0.15, bottom: float
 
 
 def _legend(axes: Axes, columns: int = 4, **more: Any) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.995), ncols=columns, borderaxespad=0, columnspacing=1.4, labelcolor=INK, **more)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.03), ncols=columns, borderaxespad=0, columnspacing=1.4, labelcolor=INK, **more)
 
 
 def _named_rows(
@@ -132,7 +132,7 @@ def _named_rows(
 ) -> Axes:
     """Axes with one row for each name, the first on top."""
     shown = [name_of(name) for name in names]
-    axes = _axes(figure, left + 0.25 + 0.068 * max(map(len, shown)), right, bottom, top)
+    axes = _axes(figure, left + 0.14 + 0.07 * max(map(len, shown)), right, bottom, top)
     axes.set_yticks(range(len(shown)), shown)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(shown) - 0.45, -0.55)
@@ -143,9 +143,9 @@ def _named_rows(
 @drawn
 def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], colours: Sequence[str], width: float = HALF) -> Figure:
     figure = _figure(width, max(0.5, ROW * len(names) + 0.2))
-    axes = _named_rows(figure, names, right=0.25 + 0.066 * max(map(len, texts)))
+    axes = _named_rows(figure, names, right=0.2 + 0.069 * max(map(len, texts)))
     axes.barh(range(len(names)), values, height=0.6, color=list(colours))
-    axes.set_xlim(min(0.0, *values), max([1e-12, *values]))
+    axes.set_xlim(0, max([1e-12, *values]))
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     for row, (value, text) in enumerate(zip(values, texts, strict=True)):
@@ -161,17 +161,17 @@ def panels_of_dots(
 ) -> Figure:
     """Rows of `names`; in each panel a dot (value, interval, text, colour) for every row, and a line at its reference."""
     figure = _figure(HALF, ROW * len(names) + 0.75)
-    left = 0.25 + 0.068 * max(len(name_of(name)) for name in names)
+    left = 0.14 + 0.07 * max(len(name_of(name)) for name in names)
     for at, (title, dots) in enumerate(panels.items()):
         wide = (HALF - left - 0.1) / len(panels)
         start = left + at * wide
-        texts = 0.2 + 0.066 * max(len(text) for _, _, text, _ in dots)
+        texts = 0.2 + 0.069 * max(len(text) for _, _, text, _ in dots)
         axes = _axes(figure, start, HALF - start - wide + texts + 0.1, 0.3, 0.35)
         axes.set_yticks(range(len(names)), [name_of(name) for name in names] if not at else [""] * len(names))
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(names) - 0.45, -0.55)
-        axes.set_title(title, loc="left", fontsize=8.5, color=MUTED)
-        axes.locator_params(axis="x", nbins=4)
+        axes.set_title(title, loc="left", color=MUTED, fontsize=9)
+        axes.locator_params(axis="x", nbins=max(1, min(4, int((wide - texts) / 0.5))))
         if title in references:
             axes.axvline(references[title], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         for row, (value, interval, text, colour) in enumerate(dots):
@@ -218,9 +218,9 @@ def history(
             failed = mark == "x"
             at = (numbers[which], shown[which]) if failed else ([], [])
             axes.plot(*at, mark, color=BAD if failed else MUTED, markerfacecolor=CARD, markersize=6, label=label_of, clip_on=False)
-    axes.set_ylim(low, high)
+    axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     axes.set_xlim(numbers.min() - 0.6, numbers.max() + 0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel(label)
     _legend(axes, 9)
@@ -256,7 +256,7 @@ def ranked(y: Array, scores: Array) -> tuple[Array, Array]:
     """True positives and rows above each distinct score, from the highest down."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
-    return np.cumsum(y[order])[last], last + 1.0
+    return np.cumsum(y[order])[last], (last + 1).astype(np.float64)
 
 
 @drawn
@@ -278,7 +278,7 @@ def precision_recall(hits: Array, seen: Array, text: str) -> Figure:
     share = hits[-1] / seen[-1]
     recall, precision = hits / max(hits[-1], 1), hits / seen
     # Below one half per cent of recall precision is that of a handful of rows.
-    begin = np.searchsorted(recall, 0.005)
+    begin = min(int(np.searchsorted(recall, 0.005)), len(recall) - 1)
     axes.axhline(share, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.text(0.01, share + 0.015, f"share of positives {share:.1%}", color=MUTED)
     axes.plot(*_thin(recall[begin:], precision[begin:]), color=BLUE)
@@ -322,7 +322,7 @@ def distributions(groups: Mapping[str, Array], label: str, mark: float | None) -
         axes.stairs(counts / len(values), edges, color=colour, linewidth=1.5, label=f"{name_of(name, 20)} ({len(values):,} rows)")
     if mark is not None:
         axes.axvline(mark, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.text(mark, axes.get_ylim()[1], f" threshold {mark:.3f}", va="top", color=INK)
+        axes.text(mark, 0.94 * axes.get_ylim()[1], f"  threshold {mark:.3f}", va="top", color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel(label)
     _legend(axes)
@@ -335,7 +335,7 @@ def confusion(table: NDArray[np.int64], names: Sequence[str]) -> Figure:
     from matplotlib.patches import Rectangle
 
     size = len(names)
-    figure = _figure(HALF, 0.32 * size + 0.9)
+    figure = _figure(HALF, max(0.27 * size, 2.3) + 0.8)
     axes = _named_rows(figure, names, right=0.15, bottom=0.12, top=0.7)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     for (row, column), value in np.ndenumerate(share):
@@ -343,9 +343,10 @@ def confusion(table: NDArray[np.int64], names: Sequence[str]) -> Figure:
         axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=colour, alpha=0.08 + 0.8 * value, linewidth=0))
         if table[row, column]:
             text = f"{value:.0%}" if size > 6 else f"{value:.0%}  ({table[row, column]:,})"
-            axes.text(column, row, text, ha="center", va="center", color=CARD if value > 0.55 else INK, fontsize=7.5)
+            axes.text(column, row, text, ha="center", va="center", color=CARD if value > 0.75 else INK, fontsize=7.5)
     axes.set_xlim(-0.5, size - 0.5)
-    axes.set_xticks(range(size), [name_of(name, max(3, 44 // size)) for name in names], rotation=0 if size <= 6 else 40, ha="center")
+    fits = int(axes.get_position().width * HALF / size / 0.08) if size <= 6 else 8
+    axes.set_xticks(range(size), [name_of(name, max(3, fits)) for name in names], rotation=0 if size <= 6 else 40)
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.grid(visible=False)
     for spine in axes.spines.values():
@@ -356,8 +357,8 @@ def confusion(table: NDArray[np.int64], names: Sequence[str]) -> Figure:
 def _bands(by: Array, values: Array, quantiles: Sequence[float], bins: int = 15) -> tuple[Array, list[Array]]:
     """Quantiles of `values` in bins of equal row counts along `by`."""
     groups = [part for part in np.array_split(np.argsort(by, kind="stable"), bins) if len(part)]
-    found = np.array([np.quantile(values[group], quantiles) for group in groups])
-    return np.array([np.median(by[group]) for group in groups]), list(found.T)
+    found: Array = np.array([np.quantile(values[group], quantiles) for group in groups], np.float64)
+    return np.array([np.median(by[group]) for group in groups], np.float64), list(found.T)
 
 
 def _limits(*arrays: Array) -> tuple[float, float]:
@@ -413,7 +414,7 @@ def periods(
     for at, (title, values) in enumerate(panels.items()):
         axes = _axes(figure, at * wide + 0.6, WIDE - (at + 1) * wide + 0.2, 0.35, 0.4)
         level, interval = holdout[title]
-        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="holdout, 95 %")
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="holdout, 95% interval")
         if interval:
             axes.axhspan(*interval, color=MUTED, alpha=0.13, linewidth=0)
         axes.plot(range(len(names)), values, "o-", color=BLUE, markersize=5, linewidth=1.3)
@@ -421,6 +422,6 @@ def periods(
         axes.set_xticks(range(0, len(names), step), [name_of(name, 12) for name in names[::step]])
         axes.set_xlim(-0.4, len(names) - 0.6)
         axes.margins(y=0.15)
-        axes.set_title(title, loc="left", fontsize=8.5, color=MUTED)
+        axes.set_title(title, loc="left", color=MUTED, fontsize=9)
         axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.995), borderaxespad=0, labelcolor=MUTED)
     return figure

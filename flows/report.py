@@ -8,16 +8,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cluster.progress import Progress
 from cluster.store import write_atomic
 from flows import plots
 from flows.evaluate import Evaluation, Quality
 from flows.ingest import Ingested
+from flows.prepare import Prepared
+from flows.score import Scored
 from flows.search import Trial
 from flows.sweep import Swept
 from trainers import metrics
@@ -36,35 +40,32 @@ NAMES = {
 SECOND = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "r2"}
 ALONE = {"binary": "ROC AUC", "multiclass": "balanced accuracy", "regression": "R²"}
 MAX_ROWS, MAX_SLICES, MAX_GROUPS, TOP_TRIALS, MAX_FAILURES = 15, 8, 20, 10, 20
-MIN_TRIALS, MAX_TRIALS = 5, 200
+MIN_TRIALS, MAX_TRIALS = 5, 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """What one run made.
 
-    `seconds` by stage; `config` plain values, without secrets; `part_rows` by part of the split; `dropped` columns with the reason;
-    `release` one sentence: released, refused and why, or identical to the champion; `scored`: {"rows", "path", "metrics": by period}.
+    `seconds` by stage; `config` plain values, without secrets; `release` one sentence: released, refused and why, or identical
+    to the champion; `champion_name` is read only where `evaluation.champion` holds its metrics.
     """
 
     title: str
     run_id: str
     when: str
-    label: str
     seconds: dict[str, float]
     config: dict[str, Any]
     ingested: Ingested
-    features: int
-    part_rows: dict[str, int]
+    prepared: Prepared
     swept: Swept
     evaluation: Evaluation
+    version: int | None
     release: str
     champion_name: str
-    version: int | None = None
-    dropped: dict[str, str] = field(default_factory=dict)
-    scored: dict[str, Any] | None = None
-    endpoint: str | None = None
-    curl: str | None = None
+    scored: Scored | None
+    endpoint: str | None
+    curl: str | None
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ class Plot:
     wide: bool = False
 
 
-def report(story: Story, into: Path) -> Path:
+def report(story: Story, into: Path, progress: Progress) -> Path:
     """Write the page of `story` to the file `into`; the same story gives the same bytes."""
-    return write_atomic(into, render(story).encode("utf-8", "backslashreplace"))
+    with progress.stage("report", 1, "pages") as bar:
+        written = write_atomic(into, render(story).encode("utf-8", "backslashreplace"))
+        bar.advance(1, f"{written.stat().st_size / 1000:.0f} kB")
+    return written
 
 
 def render(story: Story) -> str:
@@ -91,7 +95,7 @@ def render(story: Story) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "seconds": duration, "metric": metric_name, "svg": Markup, "cell": cell}  # noqa: S704
+    environment.filters |= {"number": number, "seconds": duration, "metric": metric_name, "svg": Markup, "cell": cell}
     swept, evaluation = story.swept, story.evaluation
     return environment.get_template("report.html.j2").render(
         story=story,
@@ -177,7 +181,8 @@ def beaten(story: Story) -> list[dict[str, str]]:
     best, swept = families(story.swept), story.swept
     others = [trial for name, trial in best.items() if name != swept.best.family]
     return found + [
-        {"name": f"best {t.family}", "gain": difference(metric, swept.value(swept.best), swept.value(t)), "rows": "validation"} for t in others
+        {"name": f"best {t.family}", "gain": difference(metric, swept.value(swept.best), swept.value(t)), "rows": "validation"}
+        for t in others
     ]
 
 
@@ -189,7 +194,7 @@ def comparison(story: Story) -> list[Plot]:
     dots = [(ours, found.holdout.intervals.get(metric), number(ours), colours[found.trial.family])]
     dots += [(value := theirs.get(metric, math.nan), None, number(value), plots.MUTED) for theirs in rivals(story).values()]
     judged = plots.panels_of_dots([f"{found.trial.family} (this model)", *rivals(story)], {label: dots}, {})
-    held = Plot("On rows nobody trained on", f"{found.holdout.rows:,} holdout rows; the bar is the 95 % interval.", judged)
+    held = Plot("On rows nobody trained on", f"{found.holdout.rows:,} holdout rows; the bar is the 95% interval.", judged)
     best = families(swept)
     searched = [(swept.value(t), None, number(swept.value(t)), colours[name]) for name, t in best.items()]
     svg = plots.panels_of_dots(list(best), {label: searched}, {})
@@ -198,7 +203,13 @@ def comparison(story: Story) -> list[Plot]:
 
 def sections(story: Story) -> dict[str, list[Plot]]:
     task = story.evaluation.target.task
-    quality = {"binary": binary_plots, "multiclass": multiclass_plots, "regression": regression_plots}[task](story.evaluation)
+    draw = {"binary": binary_plots, "multiclass": multiclass_plots, "regression": regression_plots}[task]
+    strange = int((~np.isfinite(story.evaluation.scores)).sum())
+    quality = (
+        [Plot("Predictions", f"{strange:,} predictions are no finite numbers, so they cannot be drawn.", "")]
+        if strange
+        else draw(story.evaluation)
+    )
     return {
         "How good it is": quality,
         "Where and when": [*slice_plots(story), *period_plots(story)],
@@ -213,13 +224,28 @@ def binary_plots(found: Evaluation) -> list[Plot]:
     negative, positive = found.target.classes
     groups = {name: found.scores[found.y == code] for code, name in enumerate((negative, positive)) if (found.y == code).any()}
     texts = [
-        f"{text} {number(found.holdout.metrics.get(name))}" for name, text in (("roc_auc", "area"), ("average_precision", "average precision"))
+        f"{text} {number(found.holdout.metrics.get(name))}"
+        for name, text in (("roc_auc", "area"), ("average_precision", "average precision"))
     ]
     return [
-        Plot("ROC curve", "How many true positives each share of false alarms buys; the dashed line is chance.", plots.roc(hits, seen, texts[0])),
-        Plot("Precision and recall", "How pure the rows called positive are as more of them are found.", plots.precision_recall(hits, seen, texts[1])),
-        Plot("Calibration", "On the dashed line a predicted 30 % happens in 30 % of rows.", plots.calibration(found.calibration, found.scores)),
-        Plot("Scores by class", "The better the two part, the easier the call.", plots.distributions(groups, "predicted probability", found.trial.threshold)),
+        Plot(
+            "ROC curve",
+            "How many true positives each share of false alarms buys; the dashed line is chance.",
+            plots.roc(hits, seen, texts[0]),
+        ),
+        Plot(
+            "Precision and recall",
+            "How pure the rows called positive are as more of them are found.",
+            plots.precision_recall(hits, seen, texts[1]),
+        ),
+        Plot(
+            "Calibration", "On the dashed line a predicted 30% happens in 30% of rows.", plots.calibration(found.calibration, found.scores)
+        ),
+        Plot(
+            "Scores by class",
+            "The better the two part, the easier the call.",
+            plots.distributions(groups, "predicted probability", found.trial.threshold),
+        ),
     ]
 
 
@@ -227,30 +253,60 @@ def multiclass_plots(found: Evaluation) -> list[Plot]:
     top, said = found.scores.max(axis=1), found.scores.argmax(axis=1)
     truth = found.y.astype(np.int64)
     right = said == truth
-    size = len(found.target.classes)
-    table = np.bincount(truth * size + said, minlength=size * size).reshape(size, size)
-    names = list(found.target.classes)
-    if size > plots.MAX_CLASSES:
-        order = np.argsort(-table.sum(axis=1), kind="stable")
-        place = np.full(size, plots.MAX_CLASSES - 1)
-        place[order[: plots.MAX_CLASSES - 1]] = np.arange(plots.MAX_CLASSES - 1)
-        names = [names[k] for k in order[: plots.MAX_CLASSES - 1]] + [f"{size - plots.MAX_CLASSES + 1} others"]
-        small = np.zeros((plots.MAX_CLASSES, plots.MAX_CLASSES), np.int64)
-        np.add.at(small, (place[:, None], place[None, :]), table)
-        table = small
+    names, table = confusion(list(found.target.classes), truth, said)
+    rates = class_rates(table)
+    if len(names) < len(found.target.classes):
+        rates = {name: dots[:-1] for name, dots in rates.items()}
+    by_class = plots.panels_of_dots(names[: len(rates["recall"])], rates, {})
     groups = {name: top[rows] for name, rows in (("wrong", ~right), ("right", right)) if rows.any()}
     bins = metrics.calibration(right.astype(float), top)
     return [
         Plot("Confusion", "Rows are the true class, columns the predicted one; shares of the row.", plots.confusion(table, names)),
-        Plot("Calibration of the predicted class", "On the dashed line an answer given with 80 % is right in 80 %.", plots.calibration(bins, top)),
-        Plot("Confidence, right and wrong", "A good model is unsure where it is wrong.", plots.distributions(groups, "probability of the predicted class", None)),
+        Plot("Class by class", "Recall: the share of a class that is found. Precision: how often the answer is right.", by_class),
+        Plot(
+            "Calibration of the predicted class",
+            "On the dashed line an answer given with 80% is right in 80%.",
+            plots.calibration(bins, top),
+        ),
+        Plot(
+            "Confidence, right and wrong",
+            "A good model is unsure where it is wrong.",
+            plots.distributions(groups, "probability of the predicted class", None),
+        ),
     ]
+
+
+def confusion(names: list[str], truth: NDArray[np.int64], said: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """The confusion matrix [truth, said]; beyond `MAX_CLASSES` the rarest classes are one, the last."""
+    size, place = len(names), np.arange(len(names))
+    if size > plots.MAX_CLASSES:
+        kept = np.argsort(-np.bincount(truth, minlength=size), kind="stable")[: plots.MAX_CLASSES - 1]
+        place = np.full(size, len(kept))
+        place[kept] = np.arange(len(kept))
+        names = [*(names[k] for k in kept), f"{size - len(kept)} others"]
+    width = len(names)
+    return names, np.bincount(place[truth] * width + place[said], minlength=width * width).reshape(width, width)
+
+
+def class_rates(table: NDArray[np.int64]) -> dict[str, list[tuple[float, None, str, str]]]:
+    """Recall and precision of each class from a confusion matrix."""
+    hits = table.diagonal()
+    found = {"recall": hits / np.maximum(table.sum(axis=1), 1), "precision": hits / np.maximum(table.sum(axis=0), 1)}
+    return {name: [(float(v), None, f"{v:.0%}", plots.BLUE) for v in values] for name, values in found.items()}
 
 
 def regression_plots(found: Evaluation) -> list[Plot]:
     return [
-        Plot("Predicted and true", "The line follows the dashed one where predictions are right on average.", plots.predicted_and_true(found.y, found.scores)),
-        Plot("Residuals", "Flat and narrow around zero is good; a slope or a funnel shows what is missed.", plots.residuals(found.y, found.scores)),
+        Plot(
+            "Predicted and true",
+            "The line follows the dashed one where predictions are right on average.",
+            plots.predicted_and_true(found.y, found.scores),
+        ),
+        Plot(
+            "Residuals",
+            "Flat and narrow around zero is good; a slope or a funnel shows what is missed.",
+            plots.residuals(found.y, found.scores),
+        ),
     ]
 
 
@@ -294,11 +350,15 @@ def period_plots(story: Story) -> list[Plot]:
 def looks_at(story: Story) -> list[Plot]:
     found = story.evaluation
     shares = dict(list(found.importance.items())[:MAX_ROWS])
-    importance = plots.bars(list(shares), list(shares.values()), [f"{v:.1%}" for v in shares.values()], [plots.BLUE] * len(shares)) if shares else ""
+    importance = (
+        plots.bars(list(shares), list(shares.values()), [f"{v:.1%}" for v in shares.values()], [plots.BLUE] * len(shares)) if shares else ""
+    )
     suspects = {suspect.feature for suspect in found.leaks.suspects}
     alone = found.leaks.strongest[:MAX_ROWS]
     colours = [plots.BAD if suspect.feature in suspects else plots.SKY for suspect in alone]
-    leaks = plots.bars([s.feature for s in alone], [s.strength for s in alone], [f"{s.strength:.3f}" for s in alone], colours) if alone else ""
+    leaks = (
+        plots.bars([s.feature for s in alone], [s.strength for s in alone], [f"{s.strength:.3f}" for s in alone], colours) if alone else ""
+    )
     return [
         Plot("Importance of columns", "Share of each column in the mean absolute contribution to the score.", importance),
         Plot(
@@ -331,10 +391,19 @@ def timeline(swept: Swept, colours: dict[str, str]) -> list[Plot]:
     workers: dict[str, list[tuple[float, float, str, str]]] = {}
     names: dict[str, str] = {}
     for trial in ran:
-        worker = names.setdefault(trial.worker, f"worker {len(names) + 1}" if trial.worker else "worker lost")
-        workers.setdefault(worker, []).append((trial.started - ran[0].started, trial.seconds, str(trial.number), trial.family))
+        worker = names.setdefault(trial.worker, f"worker {len(names) + 1}" if trial.worker else "failed")
+        workers.setdefault(worker, []).append(
+            (trial.started - ran[0].started, trial.seconds, f"{trial.number}{' ✕' * (trial.status == 'failed')}", trial.family)
+        )
     svg = plots.timeline(dict(list(workers.items())[:24]), colours)
-    return [Plot("Who worked when", "Each block is a trial with its number, in the colour of its family.", svg, wide=True)]
+    return [
+        Plot(
+            "Who worked when",
+            "Each block is a trial with its number, in the colour of its family; ✕ marks those that failed.",
+            svg,
+            wide=True,
+        )
+    ]
 
 
 def parameters(swept: Swept, found: Evaluation) -> Plot:
@@ -390,9 +459,7 @@ def fanova(trials: list[Trial], found: Evaluation) -> dict[str, float]:
     study = optuna.create_study()
     for trial in trials:
         params = {**trial.params, "log_target": trial.log_target}
-        study.add_trial(
-            optuna.trial.create_trial(params={n: params[n] for n in noted.found}, distributions=noted.found, value=trial.loss)
-        )
+        study.add_trial(optuna.trial.create_trial(params={n: params[n] for n in noted.found}, distributions=noted.found, value=trial.loss))
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
@@ -401,7 +468,11 @@ def run_plots(story: Story) -> list[Plot]:
     about = "Rows set aside before anything was learned, by the rule they broke."
     svg = plots.bars(list(rules), list(rules.values()), [f"{n:,}" for n in rules.values()], [plots.AMBER] * len(rules)) if rules else ""
     seconds = story.seconds
-    times = plots.bars(list(seconds), list(seconds.values()), [duration(s) for s in seconds.values()], [plots.BLUE] * len(seconds)) if seconds else ""
+    times = (
+        plots.bars(list(seconds), list(seconds.values()), [duration(s) for s in seconds.values()], [plots.BLUE] * len(seconds))
+        if seconds
+        else ""
+    )
     return [
         Plot("Quarantine", about if rules else "No row broke the contract.", svg),
         Plot("Time by stage", f"{duration(sum(seconds.values()))} in all.", times),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import secrets
 from dataclasses import dataclass
@@ -36,22 +35,29 @@ class Identity:
 class Identities:
     """The tokens that a store knows. Make one with `Identities.open`."""
 
-    def __init__(self, by_digest: dict[str, Identity]) -> None:
-        self._by_digest = by_digest
+    def __init__(self, store: Store) -> None:
+        self._store, self._written = store, 0
+        self._by_digest: dict[str, Identity] = {}
+        self._read()
 
     @classmethod
     def open(cls, store: Store) -> Identities:
         """Read the store's tokens; the first call makes one for the local user, with every role, in `keys/token`."""
         ensure_local_token(store)
-        return cls({digest: _identity(entry) for digest, entry in _entries(store).items()})
+        return cls(store)
 
     def verify(self, token: str) -> Identity | None:
-        """Who holds this token. What is compared is a digest, so time tells nothing about a token."""
+        """Who holds this token. What is looked up is its digest, so time tells nothing about any token."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-        for known, identity in self._by_digest.items():
-            if hmac.compare_digest(known, digest):
-                return identity
-        return None
+        found = self._by_digest.get(digest)
+        if found is None and _written(self._store) != self._written:  # a token made since: it works at once
+            self._read()
+            found = self._by_digest.get(digest)
+        return found
+
+    def _read(self) -> None:
+        self._written = _written(self._store)
+        self._by_digest = {digest: _identity(entry) for digest, entry in _entries(self._store).items()}
 
 
 def token_file(store: Store) -> Path:
@@ -91,14 +97,23 @@ def read_token(store: Store) -> str:
     return file.read_text(encoding="ascii").strip()
 
 
+def _file(store: Store) -> Path:
+    return store.root / "tokens.json"
+
+
+def _written(store: Store) -> int:
+    file = _file(store)
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
 def _add(store: Store, token: str, identity: Identity) -> None:
     entry = {"subject": identity.subject, "roles": sorted(identity.roles), "models": list(identity.models)}
     entries = {**_entries(store), hashlib.sha256(token.encode()).hexdigest(): entry}
-    write_atomic(store.root / "tokens.json", json.dumps({"format": FORMAT, "tokens": entries}, sort_keys=True, indent=1) + "\n", mode=0o600)
+    write_atomic(_file(store), json.dumps({"format": FORMAT, "tokens": entries}, sort_keys=True, indent=1) + "\n", mode=0o600)
 
 
 def _entries(store: Store) -> dict[str, dict[str, Any]]:
-    file = store.root / "tokens.json"
+    file = _file(store)
     if not file.exists():
         return {}
     _refuse_if_open(file)

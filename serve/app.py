@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from cluster.environment import LOOPBACK
 from cluster.platform import Platform, current
 from cluster.session import NAMESPACE, connect
@@ -107,7 +109,7 @@ def build_app(store: Store, *, replicas: int = 1, settings: Settings | None = No
         max_ongoing_requests=10_000,  # the bounded queues shed before Serve would
         user_config={},
         graceful_shutdown_timeout_s=5,
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},  # a line a request costs 5 % of it
         ray_actor_options={"num_cpus": 0, "resources": {"serve": 1}},
     )
     return deployment(Replica).bind(str(store.root), loader, settings or Settings())
@@ -120,16 +122,17 @@ def ensure_app(
     platform = current(store)
     if platform is None:
         raise UsageError("the platform is not up", value=str(store.root), next="raycycle up")
-    if is_live(platform):
-        return platform.url
-    Identities.open(store)
-    with connect(store):
-        _start(store, platform, build_app(store, replicas=replicas, settings=settings, loader=loader), timeout_s)
-    deadline = time.monotonic() + timeout_s
-    while not is_live(platform):
-        if time.monotonic() > deadline:
-            raise _failure(platform, f"the endpoint does not answer after {timeout_s:g} s")
-        time.sleep(0.05)
+    with FileLock(store.locks / "endpoint.lock", timeout=2 * timeout_s):
+        if is_live(platform):
+            return platform.url
+        Identities.open(store)
+        with connect(store):
+            _start(store, platform, build_app(store, replicas=replicas, settings=settings, loader=loader), timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while not is_live(platform):
+            if time.monotonic() > deadline:
+                raise _failure(platform, f"the endpoint does not answer after {timeout_s:g} s")
+            time.sleep(0.05)
     return platform.url
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from serve.errors import HttpError, overloaded
@@ -113,23 +114,21 @@ class Batcher(Generic[Row, Answer]):
         return jobs
 
     async def _answer(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job[Row, Answer]]) -> None:
+        for job, outcome in zip(jobs, await loop.run_in_executor(self._worker, self._outcomes, jobs), strict=True):
+            if isinstance(outcome, Exception):
+                _fail(job.answers, outcome)
+            elif not job.answers.done():
+                job.answers.set_result(outcome)
+
+    def _outcomes(self, jobs: list[_Job[Row, Answer]]) -> list[Sequence[Answer] | Exception]:
+        """In the worker: all requests in one call, or each alone if that call failed."""
         rows = jobs[0].rows if len(jobs) == 1 else [row for job in jobs for row in job.rows]
         try:
-            answers = await loop.run_in_executor(self._worker, self._checked, rows)
+            answers = self._checked(rows)
         except Exception as error:
-            if len(jobs) == 1:
-                _fail(jobs[0].answers, error)
-                return
-            for job in jobs:
-                if not job.answers.done():
-                    await self._answer(loop, [job])
-            return
-        start = 0
-        for job in jobs:
-            end = start + len(job.rows)
-            if not job.answers.done():
-                job.answers.set_result(answers[start:end])
-            start = end
+            return [error] if len(jobs) == 1 else [self._outcomes([job])[0] for job in jobs]
+        ends = list(accumulate(len(job.rows) for job in jobs))
+        return [answers[end - len(job.rows) : end] for job, end in zip(jobs, ends, strict=True)]
 
     def _checked(self, rows: Sequence[Row]) -> Sequence[Answer]:
         answers = self._run(rows)

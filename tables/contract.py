@@ -76,7 +76,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             name: {k: v for k, v in spec.items() if v is not None and v != "" and not (k == "severity" and v == "quarantine")}
             for name, spec in plain["columns"].items()
         }
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+        return as_yaml(plain)
 
     @classmethod
     def load(cls, file: Path) -> Contract:
@@ -107,6 +107,13 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise UsageError(f"{file}: no column is a feature", allowed="at least one column with role feature")
         for rule in self.rules:
             rule_expression(rule.check, tuple(self.columns))
+
+
+def as_yaml(plain: dict[str, object]) -> str:
+    """YAML that a person reads and a parser gives back unchanged."""
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    # PyYAML writes these three line breaks as they are and reads them back as blanks, unless it escapes all that is not ASCII.
+    return yaml.safe_dump(plain, sort_keys=False, width=120) if any(c in text for c in "\x85\u2028\u2029") else text
 
 
 @dataclass(frozen=True)

@@ -49,14 +49,17 @@ def _encoding(path: str) -> str:
 def _utf8_or_older(path: str) -> str:
     decoder, ascii_only, read = codecs.getincrementaldecoder("utf-8")(), True, 0
     with open_bytes(path) as stream:
-        while read < SCANNED_BYTES and (chunk := stream.read(1 << 20)):
+        while read < SCANNED_BYTES:
+            chunk = stream.read(1 << 20)
             read += len(chunk)
             ascii_only = ascii_only and chunk.isascii()
             try:
-                decoder.decode(chunk)
+                decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError:
                 # These five bytes have no meaning in Windows-1252; every byte has one in Latin-1.
                 return "latin-1" if any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d") else "cp1252"
+            if not chunk:
+                break
     return "ascii" if ascii_only else "utf-8"
 
 

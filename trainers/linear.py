@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,9 +49,14 @@ class FittedLinear:
     scale: NDArray[np.float64]
     steps: int | None = field(default=None, init=False)  # there are no steps to choose among
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row in `coef` of each feature."""
+        return [0, *accumulate(max(count, 1) for count in self.levels)]
+
     def terms(self, x: NDArray[np.float32], column: int) -> NDArray[np.float64]:
         """What one feature adds to each row's raw scores, [rows, outputs]."""
-        start = sum(max(count, 1) for count in self.levels[:column])
+        start = self.starts[column]
         if self.levels[column]:
             return self.coef[start + x[:, column].astype(np.intp)]
         return ((x[:, column].astype(np.float64) - self.mean[column]) / self.scale[column])[:, None] * self.coef[start]

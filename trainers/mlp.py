@@ -80,13 +80,17 @@ class FittedMlp:
 
         arrays, facts = load_arrays(folder)
         shape = Shape(**{**facts["shape"], "levels": tuple(facts["shape"]["levels"])})
-        network = Network(shape)
+        with torch.random.fork_rng([]):  # fresh weights are drawn, and thrown away
+            network = Network(shape)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return cls(facts["task"], shape, network.eval(), tuple(facts["target"]), facts["steps"])
 
 
 class Mlp:
-    """On one machine with the same number of threads two fits agree to the bit; other machines add up in other orders."""
+    """Two fits on one machine agree to the bit on the CPU; another processor or a GPU adds up in another order.
+
+    `exactness` is for one fitted model answering on different machines. Two fits on different machines drift apart further.
+    """
 
     Params: ClassVar = MlpParams
     Fitted: ClassVar = FittedMlp
@@ -98,8 +102,9 @@ class Mlp:
 
         from trainers.network import threads
 
-        with threads(context.threads), torch.random.fork_rng():
-            torch.manual_seed(context.seed)  # the one that dropout draws from is global
+        # Dropout draws from the global generator: seed it for this fit, then put it back.
+        with threads(context.threads), torch.random.fork_rng([] if context.device == "cpu" else [context.device]):
+            torch.manual_seed(context.seed)
             return _fit(train, valid, params, context)
 
 

@@ -59,7 +59,8 @@ class Fitted(Protocol):
     `steps` is how many steps the model kept (the best round or epoch on validation), None where a family has none.
     """
 
-    steps: int | None
+    @property
+    def steps(self) -> int | None: ...
 
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
 

@@ -1,0 +1,221 @@
+"""Plain files: every format and encoding gives the same table, and damage is named with its place."""
+
+from __future__ import annotations
+
+import bz2
+import datetime as dt
+import decimal
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from conf.errors import UsageError
+from tables.dialect import find_delimiter, find_encoding
+from tables.files import Files
+from tables.formats import UNREADABLE
+
+
+def read(path: Path, **options) -> pa.Table:
+    return pa.concat_tables(Files(path=str(path), **options).batches(), promote_options="permissive")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options"),
+    [
+        ("a.csv", "a,b\n1,é\n2,\n".encode(), {}),
+        ("a.csv", "\ufeffa,b\r\n1,é\r\n2,NA\r\n".encode(), {}),
+        ("a.csv", b'\n\n a , b \n"1", \xc3\xa9 \n2,?\n', {}),
+        ("a.csv", "a;b\n1;é\n2;\n".encode("latin-1"), {"delimiter": ";", "encoding": "latin-1"}),
+        ("a.csv", "a,b\n1,é\n2,\n".encode("utf-16"), {"encoding": "utf-16"}),
+        ("a.csv.gz", gzip.compress(b"a,b\n") + gzip.compress("1,é\n2,\n".encode()), {}),
+        ("a.csv", bz2.compress("a,b\n1,é\n2,\n".encode()), {}),
+        ("a.tsv", "a\tb\n1\té\n2\tnull\n".encode(), {"delimiter": "\t"}),
+        ("a.jsonl", '{"a":"1","b":"é"}\n\n{"a":"2"}'.encode(), {}),
+        ("a.json", '\ufeff{"a":"1","b":"é","c":1}\n{"a":"2","b":"NA"}\n'.encode(), {"columns": ["a", "b"]}),
+    ],
+)
+def test_spellings_of_one_table(tmp_path: Path, name: str, data: bytes, options: dict) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read(tmp_path / name, **options).to_pydict() == {"a": ["1", "2"], "b": ["é", None]}
+
+
+def test_csv_names_and_quoted_newlines_survive(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"a[b]","c\nd",,"${x}",1.5\n"x\ny","1,2",3,4,5\n')
+    assert read(tmp_path / "a.csv").to_pydict() == {"a[b]": ["x\ny"], "c\nd": ["1,2"], "column_3": ["3"], "${x}": ["4"], "1.5": ["5"]}
+
+
+def test_nulls_and_number_styles_of_one_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('p;q;r\n1.234,5;"$1,200";none\n-;5%;-\n')
+    source = {"delimiter": ";", "column_nulls": {"p": ["-"]}, "numbers": {"p": "1.234,5", "q": "1,234.5"}}
+    assert read(tmp_path / "a.csv", **source).to_pydict() == {"p": ["1234.5", None], "q": ["1200", "5"], "r": ["none", "-"]}
+
+
+def test_parquet_types_become_plain(tmp_path: Path) -> None:
+    moment = dt.datetime(2024, 1, 2, 3, tzinfo=dt.UTC)
+    table = pa.table(
+        {
+            "a.b": pa.array(["x", "?"]).dictionary_encode(),
+            "large": pa.array(["x", "y"], pa.large_string()),
+            "bytes": pa.array([b"x", b"y"]),
+            "money": pa.array([decimal.Decimal("1.50"), None]),
+            "clock": pa.array([dt.time(1), None]),
+            "zoned": pa.array([moment, None], pa.timestamp("ns", "Europe/Paris")),
+            "lasted": pa.array([dt.timedelta(seconds=1.5), None]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    got = read(tmp_path / "a.parquet")
+    assert [str(t) for t in got.schema.types] == ["string"] * 3 + ["double", "string", "timestamp[us, tz=Europe/Paris]", "double"]
+    assert got.slice(0, 1).to_pylist() == [
+        {"a.b": "x", "large": "x", "bytes": "x", "money": 1.5, "clock": "01:00:00.000000", "zoned": moment, "lasted": 1.5}
+    ]
+    assert got["a.b"].to_pylist() == ["x", None]
+
+
+def test_json_types_stay_and_mixed_ones_become_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"i":1,"f":1,"m":1,"b":true,"n":null}\n{"i":2,"f":2.5,"m":"x","b":false}\n{"f":NaN}\n')
+    got = read(tmp_path / "a.jsonl")
+    assert [str(t) for t in got.schema.types] == ["int64", "double", "string", "bool", "null"]
+    assert got["m"].to_pylist() == ["1", "x", None]
+
+
+def test_folder_is_one_table_with_its_partitions(tmp_path: Path) -> None:
+    for name, text in {
+        "year=2023/a.csv": "a,b\n1,2\n",
+        "year=2024/b.csv": "b,a\n4,3\n",
+        "_SUCCESS": "",
+        ".x.csv": "z\n",
+        "empty.csv": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read(tmp_path).to_pylist() == [{"a": "1", "b": "2", "year": "2023"}, {"b": "4", "a": "3", "year": "2024"}]
+    assert read(tmp_path / "year=*" / "*.csv").num_rows == 2
+
+
+def test_wide_parquet_is_read_in_a_moment(tmp_path: Path) -> None:
+    pq.write_table(pa.table({f"c{i}": [1.0] for i in range(3000)}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").num_columns == 3000
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "said"),
+    [
+        ("a.csv", b"", {}, "empty"),
+        ("a.csv", b"a,a\n1,2\n", {}, "several columns of one name: 'a'"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n\n1\n", {}, r"record 3 has 3 fields instead of 2; record 4 has 1 field instead"),
+        ("a.csv", b"a,b\nx,1\n\xe9,2\n", {}, "line 3, is not utf-8"),
+        ("a.csv", b"a,b\n1,\0\n", {}, "NUL"),
+        ("a.csv", b"PK\x03\x04....", {}, "Excel"),
+        ("a.csv.gz", gzip.compress(bytes(range(32, 127)) * 99)[:-12], {}, "cut off"),
+        ("a.jsonl", b'{"a":1}\n{"a":\n', {}, "line 2 is not JSON"),
+        ("a.jsonl", b'{"a":1}\n[1]\n', {}, "line 2 is not a JSON object"),
+        ("a.json", b'[{"a":1}]', {}, "JSON array"),
+        ("a.parquet", b"PAR1 and then nothing", {}, "cut off"),
+        ("a.csv", b"a\n1\n", {"format": "cvs"}, "did you mean 'csv'"),
+        ("a.csv", b"a\n1\n", {"delimiter": "::"}, "delimiter"),
+        ("a.csv", b"a\n1\n", {"encoding": "utf9"}, "encoding"),
+        ("a.csv", b"a\n1\n", {"unreadable": "skip"}, "unreadable"),
+        ("a.csv", b"a\n1\n", {"numbers": {"a": "1 234"}}, "numbers"),
+        ("a.csv", b"a\n1\n", {"columns": ["z"]}, "no column 'z'"),
+    ],
+)
+def test_bad_files_are_refused_with_their_place(tmp_path: Path, name: str, data: bytes, options: dict, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UsageError, match=said):
+        read(tmp_path / name, **options)
+
+
+def test_unreadable_rows_can_be_marked(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n1\n3,4\n")
+    got = read(tmp_path / "a.csv", unreadable="mark")
+    assert got["a"].to_pylist() == ["1", "3", None]
+    assert got[UNREADABLE].to_pylist() == [None, None, "a.csv: record 3 has 1 field instead of 2"]
+
+
+@pytest.mark.parametrize(("second", "said"), [("a\n1\n", "b.csv has no column 'b'"), ("a,b,c\n1,2,3\n", "b.csv has a column 'c'")])
+def test_files_of_a_folder_have_the_same_columns(tmp_path: Path, second: str, said: str) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "b.csv").write_text(second)
+    with pytest.raises(UsageError, match=said):
+        read(tmp_path)
+
+
+def test_paths_that_hold_no_table(tmp_path: Path) -> None:
+    (tmp_path / "flights.csv").write_text("a\n1\n")
+    (tmp_path / "table" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    for name, said in {"flight.csv": "did you mean 'flights.csv'", "none": "no data file", "table": "Delta"}.items():
+        with pytest.raises(UsageError, match=said):
+            Files(path=str(tmp_path / name)).found()
+
+
+def test_extension_types_are_refused_before_they_are_rebuilt(tmp_path: Path) -> None:
+    class Evil(pa.ExtensionType):
+        rebuilt = False
+
+        def __init__(self) -> None:
+            super().__init__(pa.int64(), "evil")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b"payload"
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> Evil:
+            cls.rebuilt = True
+            return cls()
+
+    pa.register_extension_type(Evil())
+    try:
+        for shift in range(3):  # each alignment of base64
+            column = pa.ExtensionArray.from_storage(Evil(), pa.array([1]))
+            pq.write_table(pa.table({"n" * (shift + 1): [1], "e": column}), tmp_path / "a.parquet")
+            Evil.rebuilt = False
+            with pytest.raises(UsageError, match="extension type"):
+                read(tmp_path / "a.parquet")
+            assert not Evil.rebuilt
+    finally:
+        pa.unregister_extension_type("evil")
+
+
+def test_options_from_hydra_become_plain() -> None:
+    node = OmegaConf.create({"null_values": ["", "x"], "column_nulls": {"1": ["-"]}, "numbers": {"a": "1,234.5"}, "columns": ["a"]})
+    source = Files(path="x", **node)
+    assert source == Files(path="x", null_values=("", "x"), column_nulls={"1": ("-",)}, numbers={"a": "1,234.5"}, columns=("a",))
+    assert type(source.column_nulls) is dict
+
+
+@pytest.mark.parametrize(("delimiter", "decimal"), [(",", "."), (";", ","), ("\t", "."), ("|", ",")])
+def test_delimiter_is_found(tmp_path: Path, delimiter: str, decimal: str) -> None:
+    lines = [delimiter.join(("name", "x", "y"))] + [
+        delimiter.join((f'"a{delimiter}{i}"', f"1{decimal}5" if delimiter != "," else "1.5", "z")) for i in range(9)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    assert find_delimiter(str(tmp_path / "a.csv"), "utf-8") == delimiter
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "found"),
+    [
+        ("a,é", "utf-8", "utf-8"),
+        ("a,e", "ascii", "utf-8"),
+        ("a,é", "cp1252", "cp1252"),
+        ("a,\x81é", "latin-1", "latin-1"),
+        ("a,é", "utf-16", "utf-16"),
+        ("abcdefghijk,é", "utf-16-le", "utf-16-le"),
+    ],
+)
+def test_encoding_is_found(tmp_path: Path, text: str, encoding: str, found: str) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert find_encoding([str(tmp_path / "a.csv")]) == found
+
+
+def test_mixed_encodings_are_refused(tmp_path: Path) -> None:
+    for name, encoding in (("a.csv", "utf-8"), ("b.csv", "cp1252")):
+        (tmp_path / name).write_bytes("é".encode(encoding))
+    with pytest.raises(UsageError, match=r"a\.csv: utf-8, b\.csv: cp1252"):
+        find_encoding([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
