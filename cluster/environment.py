@@ -136,21 +136,28 @@ def ray_token(store: Store) -> Path:
     return file
 
 
-def ray_variables(token: Path) -> dict[str, str]:
-    """What every Ray of ours is told: token authentication, loopback, no usage reports, no noise."""
+def quiet_variables() -> dict[str, str]:
+    """What a driver is told on any cluster, also one of somebody else's: no usage reports, no noise, no writing of our own loggers."""
     return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: the node's address, and so its gRPC ports, are loopback
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DATA_LOG_LEVEL": "ERROR",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints even when told to be silent
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    }
+
+
+def ray_variables(token: Path) -> dict[str, str]:
+    """What every Ray of ours is told besides: token authentication, and loopback."""
+    return {
+        **quiet_variables(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: the node's address, and so its gRPC ports, are loopback
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_worker_niceness": "0",  # the default of 15 would also be the proxy's and the replicas'; long work lowers itself
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     }
 
 
@@ -162,6 +169,8 @@ def serve_variables(folders: Folders, ports: Mapping[str, int]) -> dict[str, str
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # on a busy laptop the 5 s of the default restart the proxy for ever
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folders.short / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
@@ -226,10 +235,11 @@ def _haproxy_binary() -> str:
 
 
 @contextlib.contextmanager
-def applied(variables: Mapping[str, str]) -> Iterator[None]:
+def applied(variables: Mapping[str, str], *, ours: bool = True) -> Iterator[None]:
     """Set the variables in this process (before `import ray` where possible), and put the old ones back at the end."""
-    before = {name: os.environ.get(name) for name in {*variables, *_FOREIGN}}
-    for name in _FOREIGN:
+    dropped = _FOREIGN if ours else ()  # on somebody else's cluster their variables count
+    before = {name: os.environ.get(name) for name in {*variables, *dropped}}
+    for name in dropped:
         os.environ.pop(name, None)
     os.environ.update(variables)
     _reread()

@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster import platform
 from cluster.code import Code, pack
-from cluster.environment import LOOPBACK, Folders, applied, drop_old_sessions, ray_token, ray_variables
+from cluster.environment import LOOPBACK, Folders, applied, drop_old_sessions, quiet_variables, ray_token, ray_variables
 from cluster.store import Store
 from conf.errors import RaycycleError, UsageError
 
@@ -43,7 +43,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
     code = pack(store)
     if address:
         _probe(address)
-        kind, variables = "cluster", {} if _has_own_token() else ray_variables(ray_token(store))
+        kind, variables = "cluster", quiet_variables()  # its token, if it wants one, is the person's to give, by Ray's own variables
         options: dict[str, Any] = {"address": address, "runtime_env": {"working_dir": str(code.folder)}}
     elif running:
         kind, variables = "platform", running.variables(store)
@@ -51,7 +51,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
     else:
         kind, variables = "private", ray_variables(ray_token(store))
         options = {"address": "local", "runtime_env": {"working_dir": f"local://{code.folder}"}, **_private(store, num_cpus)}
-    with applied(variables):
+    with applied(variables, ours=kind != "cluster"):
         import ray
 
         _quieten()
@@ -101,10 +101,6 @@ def _private(store: Store, num_cpus: float | None) -> dict[str, Any]:
         "_node_ip_address": LOOPBACK,
         "_temp_dir": str(folders.ray),
     }
-
-
-def _has_own_token() -> bool:
-    return any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
 
 
 def _quieten() -> None:

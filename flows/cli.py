@@ -216,9 +216,9 @@ def deploy(
         version = registry.find(f"{name}/{wanted}" if wanted else f"{name}@candidate")
         progress = _progress(as_json, quiet)
         start_platform(store, progress, composed.config.serve.port, composed.config.cluster.cpus)
-        released = release(version, store, registry, progress)
+        version, released = release(version, store, registry, progress)
         answer.fields |= {"model": name, "version": released.version, "endpoint": released.url, "previous": released.previous}
-        answer.lines = [f"{version} answers at {released.url}/v1/models/{name}/predict" + (f" ({released.note})" if released.note else "")]
+        answer.lines = [f"{version} answers at {released.url}" + (f" ({released.note})" if released.note else "")]
 
 
 @app.command()

@@ -11,12 +11,15 @@ from cluster.store import Store
 from conf.errors import RefusedError
 from ledger.registry import CHAMPION, Registered, Registry
 from serve import releases
-from serve.app import ensure_app
+from serve.app import ensure_app, warm
 from serve.releases import Released
 
 
-def deploy(version: Registered, store: Store, registry: Registry, progress: Progress) -> Released:
-    """Raises RefusedError when the version failed its gates, or when a replica could not verify it (the old one keeps answering)."""
+def deploy(version: Registered, store: Store, registry: Registry, progress: Progress) -> tuple[Registered, Released]:
+    """The version as champion, and its release.
+
+    Raises RefusedError when the version failed its gates, or when a replica could not verify it (the old one keeps answering).
+    """
     if not version.passed:
         raise RefusedError(
             f"{version} failed its gates",
@@ -27,15 +30,14 @@ def deploy(version: Registered, store: Store, registry: Registry, progress: Prog
     with progress.stage("deploy") as bar:
         ensure_app(store)
         released = releases.release(store, version.name, version.version, version.folder, version.digest)
-        registry.set_alias(version, CHAMPION)
         bar.note = f"{version} answers at {released.url}"
-        return released
+        return registry.set_alias(version, CHAMPION), released
 
 
 def start_platform(store: Store, progress: Progress, port: int | None, cpus: int | None) -> platform.Platform:
     """The platform of the store with its endpoint, started where it is not up."""
     with progress.stage("up") as bar:
-        running = platform.up(store, http_port=port, cpus=cpus, say=progress.say)
+        running = platform.up(store, http_port=port, cpus=cpus, say=progress.say, meanwhile=warm)
         ensure_app(store)
         bar.note = f"{'started' if running.fresh else 'already up'}, {running.url}"
         return running

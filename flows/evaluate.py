@@ -18,7 +18,7 @@ from flows.gates import Evidence, Gate, Verdict, constant_scores
 from flows.leaks import Probe, probe
 from flows.prepare import Prepared, Rows
 from flows.search import Trial
-from flows.sweep import Data, Swept, fit, joined
+from flows.sweep import Swept, fit, joined
 from ledger.registry import Registered
 from tables.target import Target
 from trainers.bundle import Bundle
@@ -64,10 +64,10 @@ class Evaluation:
         return all(verdict.passed for verdict in self.verdicts)
 
 
-def refit(family: Family, trial: Trial, data: Data, prepared: Prepared, target: Target) -> Fitted:
+def refit(family: Family, trial: Trial, seed: int, prepared: Prepared, target: Target) -> Fitted:
     """The best trial's parameters and number of steps, on every row before the holdout."""
     both = joined(prepared.train, prepared.valid)
-    return fit(family, trial.params, both, None, target, data.seed, steps=trial.steps)
+    return fit(family, trial.params, both, None, target, seed, steps=trial.steps)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def evaluate(
     with progress.stage("evaluate", len(holdout)) as bar:
         resources = {"num_cpus": family.resources.cpu, "num_gpus": family.resources.gpu}
         lean = Prepared(**{**prepared.__dict__, "parts": {name: Rows(prepared.parts[name].matrix, None) for name in ("train", "valid")}})
-        fitted: Fitted = ray.get(ray.remote(refit).options(**resources).remote(family, trial, data, lean, target))  # type: ignore[attr-defined]
+        fitting = ray.remote(refit).options(**resources).remote(family, trial, data.seed, lean, target)  # type: ignore[attr-defined]
+        leaks = probe(prepared.train, prepared.valid, target.task)  # while the worker fits
+        fitted: Fitted = ray.get(fitting)
         scores = target.backward(fitted.predict(holdout.matrix.x))
         y, task = holdout.matrix.y, target.task
         table = holdout.table if holdout.table is not None else pa.table({})
@@ -114,7 +116,7 @@ def evaluate(
             table=table,
             champion_scores=theirs,
             champion_name=champion_name,
-            leaks=lambda too_good: probe(prepared.train, prepared.valid, task, too_good),
+            leaks=leaks,
             seed=data.seed,
         )
         verdicts = tuple(gate.check(evidence) for gate in gates.values())
@@ -131,7 +133,7 @@ def evaluate(
             slices={name: _by(table.column(name), y, scores, target, trial.threshold, data.seed) for name in slices},
             calibration=calibration(y, scores) if task == "binary" else [],
             importance=_importance(prepared, fitted, holdout.matrix.x),
-            leaks=probe(prepared.train, prepared.valid, task, 1.1),
+            leaks=leaks,
             verdicts=verdicts,
             y=y,
             scores=scores,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -52,7 +51,7 @@ class Evidence:
     table: pa.Table
     champion_scores: NDArray[np.float64] | None
     champion_name: str
-    leaks: Callable[[float], Probe]
+    leaks: Probe
     seed: int
 
     @cached_property
@@ -128,11 +127,10 @@ class NoLeak:
     at_most: float
 
     def check(self, evidence: Evidence) -> Verdict:
-        found = evidence.leaks(self.at_most)
-        worst = found.strongest[0]
-        if found.suspects:
-            named = "; ".join(f"{suspect.feature}: {suspect.why}" for suspect in found.suspects[:3])
-            return Verdict("no_leak", False, found.suspects[0].strength, self.at_most, f"{named}. Set role: observed in the contract if so")
+        worst, suspects = evidence.leaks.strongest[0], evidence.leaks.suspects(self.at_most)
+        if suspects:
+            named = "; ".join(f"{suspect.feature}: {suspect.why}" for suspect in suspects[:3])
+            return Verdict("no_leak", False, suspects[0].strength, self.at_most, f"{named}. Set role: observed in the contract if so")
         return Verdict(
             "no_leak", True, worst.strength, self.at_most, f"the strongest feature alone, {worst.feature}, reaches {worst.strength:.3f}"
         )

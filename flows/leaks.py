@@ -14,7 +14,9 @@ from trainers.protocol import Matrix
 BINS = 64
 # One feature this strong is suspect when it also stands this far above all others.
 STRONG, GAP = 0.85, 0.15
-MIN_NULLS = 30
+MIN_NULLS, PURE = 30, 0.99
+EDGE_ROWS = 20_000
+TOO_GOOD = 0.99
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,38 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Probe:
-    """The strongest features alone, and those that are too good."""
+    """How well each feature tells the label alone, strongest first, and columns whose missing values tell it."""
 
-    strongest: tuple[Suspect, ...]
-    suspects: tuple[Suspect, ...]
+    task: Task
+    strengths: tuple[tuple[Feature, float], ...]
+    telling_nulls: tuple[Suspect, ...]
+
+    @property
+    def strongest(self) -> tuple[Suspect, ...]:
+        return tuple(Suspect(feature.name, strength, "") for feature, strength in self.strengths[:10])
+
+    def suspects(self, too_good: float) -> tuple[Suspect, ...]:
+        found = [Suspect(f.name, strength, f"alone reaches {strength:.3f}") for f, strength in self.strengths if strength >= too_good]
+        first, strength = self.strengths[0]
+        next_best = next((other for feature, other in self.strengths if feature.source != first.source), None)
+        lonely = next_best is not None and strength >= STRONG and strength - next_best >= GAP
+        if not found and self.task == "binary" and lonely:
+            found.append(Suspect(first.name, strength, f"alone reaches {strength:.3f}, the next only {next_best:.3f}"))
+        return (*found, *self.telling_nulls)
 
 
-def probe(train: Matrix, valid: Matrix, task: Task, too_good: float) -> Probe:
+def probe(train: Matrix, valid: Matrix, task: Task) -> Probe:
     """Judge every feature alone: its binned mean of the label on training rows, against validation rows."""
     strengths = [(feature, alone(train.x[:, i], train.y, valid.x[:, i], valid.y, task)) for i, feature in enumerate(train.features)]
     strengths.sort(key=lambda pair: -pair[1])
-    strongest = tuple(Suspect(feature.name, strength, "") for feature, strength in strengths[:10])
-    suspects = [Suspect(s.feature, s.strength, f"alone reaches {s.strength:.3f}") for s in strongest if s.strength >= too_good]
-    rest = [strength for feature, strength in strengths if feature.source != strengths[0][0].source]
-    first = strongest[0]
-    if not suspects and task == "binary" and rest and first.strength >= STRONG and first.strength - rest[0] >= GAP:
-        suspects.append(Suspect(first.feature, first.strength, f"alone reaches {first.strength:.3f}, the next only {rest[0]:.3f}"))
-    if task != "regression":
-        suspects += [
-            _nulls(feature, train.x[:, i], train.y) for i, feature in enumerate(train.features) if _tells(feature, train.x[:, i], train.y)
-        ]
-    return Probe(strongest, tuple(suspects))
+    indicators = [(feature, train.x[:, i] > 0.5) for i, feature in enumerate(train.features) if feature.kind == "indicator"]
+    nulls = [] if task == "regression" else [_nulls(feature, missing, train.y) for feature, missing in indicators]
+    return Probe(task, tuple(strengths), tuple(suspect for suspect in nulls if suspect))
 
 
 def alone(x: NDArray[np.float32], y: NDArray[np.float64], x_valid: NDArray[np.float32], y_valid: NDArray[np.float64], task: Task) -> float:
     """The strength of one feature, by a histogram model with `BINS` bins of equal row counts."""
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:-1]))
+    edges = np.unique(np.quantile(x[:: len(x) // EDGE_ROWS + 1], np.linspace(0, 1, BINS + 1)[1:-1]))
     bins, bins_valid = np.searchsorted(edges, x, side="right"), np.searchsorted(edges, x_valid, side="right")
     size = len(edges) + 1
     if task == "multiclass":
@@ -73,15 +81,12 @@ def alone(x: NDArray[np.float32], y: NDArray[np.float64], x_valid: NDArray[np.fl
     return float(1 - np.sum((predicted - y_valid) ** 2) / spread) if spread else 0.0
 
 
-def _tells(feature: Feature, x: NDArray[np.float32], y: NDArray[np.float64]) -> bool:
-    """Whether rows with a missing value all have one label that only few other rows have."""
-    missing = x > 0.5
-    if feature.kind != "indicator" or missing.sum() < MIN_NULLS:
-        return False
+def _nulls(feature: Feature, missing: NDArray[np.bool_], y: NDArray[np.float64]) -> Suspect | None:
+    """A column whose rows with a missing value all have one label that at most half of the other rows have."""
+    if missing.sum() < MIN_NULLS:
+        return None
     label = np.bincount(y[missing].astype(np.int64)).argmax()
-    return bool((y[missing] == label).mean() >= 0.99 and (y[~missing] == label).mean() <= 0.5)
-
-
-def _nulls(feature: Feature, x: NDArray[np.float32], y: NDArray[np.float64]) -> Suspect:
-    share = float((y[x > 0.5] == np.bincount(y[x > 0.5].astype(np.int64)).argmax()).mean())
+    share = float((y[missing] == label).mean())
+    if share < PURE or (y[~missing] == label).mean() > 0.5:
+        return None
     return Suspect(feature.source, share, f"rows where {feature.source} is missing have one label in {share:.1%} of cases")

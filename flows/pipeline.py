@@ -13,7 +13,7 @@ from flows.evaluate import evaluate, opened
 from flows.ingest import ingest
 from flows.plan import Plan
 from flows.prepare import prepare, unseen_rows
-from flows.record import Made, child_run, curl, release_line, tracked
+from flows.record import Made, child_run, curl, endpoint, release_line, tracked
 from flows.register import register
 from flows.report import Story, report
 from flows.score import Scored, judged_by, score
@@ -50,7 +50,7 @@ def run(plan: Plan, store: Store, progress: Progress) -> Made:
             name, made.evaluation, made.prepared, tracking, registry, made.run_id, made.folder, config.plugins, progress
         )
         if plan.deploys and made.evaluation.passed:
-            made.released = deploy(made.version, store, registry, progress)
+            made.version, made.released = deploy(made.version, store, registry, progress)
         if plan.reaches("score"):
             made.score_input = unseen_rows(made.ingested.snapshot, made.prepared, config.score.where, made.folder / "score_input")
             made.scored = _score(plan, registry.champion(name) or made.version, made, progress)
@@ -90,6 +90,6 @@ def _story(plan: Plan, made: Made, store: Store) -> Story:
         release=release_line(made),
         champion_name=str(made.champion or ""),
         scored=made.scored,
-        endpoint=made.released.url if made.released else None,
+        endpoint=endpoint(made.released) if made.released else None,
         curl=curl(made, store),
     )

@@ -121,9 +121,14 @@ def curl(made: Made, store: Store) -> str | None:
         return None
     example = Bundle.open(made.version.folder, made.version.digest).example
     body = json.dumps({"rows": [example]}, ensure_ascii=False)
-    url = f"{made.released.url}/v1/models/{made.version.name}/predict"
+    url = made.released.url
     header = f'-H "Authorization: Bearer $(cat {shlex.quote(str(token_file(store)))})" -H "Content-Type: application/json"'
     return f"curl -s {url} {header} -d {shlex.quote(body)}"
+
+
+def endpoint(released: Released) -> str:
+    """The base URL, under which every protocol has its routes."""
+    return released.url.split("/v1/")[0]
 
 
 def as_json(made: Made, plan: Plan, store: Store) -> dict[str, Any]:
@@ -142,7 +147,8 @@ def as_json(made: Made, plan: Plan, store: Store) -> dict[str, Any]:
         found |= {"model": made.version.name, "version": made.version.version, "aliases": sorted(made.version.aliases)}
         found |= {"digest": made.version.digest, "release": release_line(made)}
     if made.released:
-        found |= {"endpoint": made.released.url, "token_file": str(token_file(store)), "curl": curl(made, store)}
+        base, predict = endpoint(made.released), made.released.url
+        found |= {"endpoint": base, "predict_url": predict, "token_file": str(token_file(store)), "curl": curl(made, store)}
     if made.scored:
         found |= {"score_input": str(made.score_input), "scores": str(made.scored.output), "scored": made.scored.by}
     if made.report:

@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from flows.evaluate import Evaluation
 from flows.prepare import Prepared
 from ledger.registry import CANDIDATE, Registered, Registry
 from ledger.tracking import Tracking
+from tables.contract import Column
 from trainers import bundle
 from trainers.bundle import GOLDEN_ROWS, Bundle
 
@@ -75,10 +77,16 @@ def _describe_for_mlflow(folder: Path, prepared: Prepared, run_id: str) -> None:
     """An `MLmodel` file beside the bundle, so that `mlflow.pyfunc.load_model` opens it by our loader, without a pickle."""
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
     kinds = {"string": DataType.string, "int64": DataType.long, "double": DataType.double, "bool": DataType.boolean}
+
+    def kind(column: Column) -> Any:
+        # pandas keeps whole numbers with gaps as floats, and MLflow takes either a long or a double, never both.
+        return AnyType() if column.nullable and column.type == "int64" else kinds.get(column.type, DataType.datetime)
+
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec(kinds.get(column.type, DataType.datetime), name, required=not column.nullable)
+        ColSpec(kind(column), name, required=not column.nullable)
         for name, column in prepared.contract.columns.items()
         if column.role == "feature"
     ]

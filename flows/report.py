@@ -20,6 +20,7 @@ from cluster.store import write_atomic
 from flows import plots
 from flows.evaluate import Evaluation, Quality
 from flows.ingest import Ingested
+from flows.leaks import TOO_GOOD
 from flows.prepare import Prepared
 from flows.score import Scored
 from flows.search import Trial
@@ -353,7 +354,7 @@ def looks_at(story: Story) -> list[Plot]:
     importance = (
         plots.bars(list(shares), list(shares.values()), [f"{v:.1%}" for v in shares.values()], [plots.BLUE] * len(shares)) if shares else ""
     )
-    suspects = {suspect.feature for suspect in found.leaks.suspects}
+    suspects = {suspect.feature for suspect in found.leaks.suspects(TOO_GOOD)}
     alone = found.leaks.strongest[:MAX_ROWS]
     colours = [plots.BAD if suspect.feature in suspects else plots.SKY for suspect in alone]
     leaks = (

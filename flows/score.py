@@ -23,7 +23,9 @@ from conf.errors import RaycycleError, UsageError
 from ledger.digests import of_value
 from ledger.registry import Registered
 from tables import formats
+from tables.casting import cast
 from tables.files import Files
+from tables.formats import UNREADABLE
 from tables.target import Target
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
@@ -79,6 +81,8 @@ def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str],
     try:
         for batch in _batches(shard, source):
             rows, unusable = bundle.conform(batch)
+            if UNREADABLE in batch.column_names:
+                unusable |= np.asarray(batch.column(UNREADABLE).is_valid())
             is_good = pa.array(~unusable)
             answer = bundle.predict(rows.filter(is_good))
             kept = batch.filter(is_good)
@@ -115,9 +119,9 @@ def _write(writers: dict[str, pq.ParquetWriter], file: Path, table: pa.Table) ->
 
 def _reasons(bundle: Bundle, batch: pa.Table, unusable: Any) -> list[str]:
     """Which feature cannot be used, by row."""
-    from tables.casting import cast
-
     reasons = np.full(batch.num_rows, "", object)
+    if UNREADABLE in batch.column_names:
+        reasons = np.array(batch.column(UNREADABLE).fill_null("").to_pylist(), object)
     for name in bundle.contract.features:
         column = bundle.contract.columns[name]
         array, wrong = cast(batch.column(name).combine_chunks(), column.type, column.formats)

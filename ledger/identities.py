@@ -74,7 +74,7 @@ def ensure_local_token(store: Store) -> Path:
         if not file.exists():
             token = secrets.token_urlsafe(32)
             _add(store, token, Identity("local", frozenset(ROLES)))
-            write_atomic(file, token + "\n", mode=0o600)
+            write_atomic(file, token, mode=0o600)  # no line end: scripts put what they read into a header
     return file
 
 

@@ -96,7 +96,9 @@ class Batcher(Generic[Row, Answer]):
             self._enough = None
 
     def _is_full(self) -> bool:
-        return len(self._queue) >= self._last_jobs or self._waiting_rows >= self.limits.max_rows
+        # From four on, half as many more are waited for: else batches would never grow, since each wait ends at the last size.
+        wanted = self._last_jobs if self._last_jobs < 4 else self._last_jobs * 3 // 2
+        return len(self._queue) >= wanted or self._waiting_rows >= self.limits.max_rows
 
     def _take(self) -> list[_Job[Row, Answer]]:
         """The next requests, without the cancelled and the expired; one larger than a batch goes alone."""

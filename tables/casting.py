@@ -28,7 +28,8 @@ _ISO = (
     r"^(?P<day>\d{4}-\d{2}-\d{2})(?:[T ](?P<minute>\d{2}:\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r" ?(?:Z|(?P<sign>[+-])(?P<hours>\d{2}):?(?P<minutes>\d{2})|(?P<hour>[+-]\d{2}))?)?$"
 )
-_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", ISO8601, "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+# Only patterns that no other reading contradicts: 03/04/2020 needs a contract that says which is the month.
+_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", ISO8601, "%Y/%m/%d", "%d.%m.%Y")
 
 
 def true_or_false(mask: pa.Array) -> pa.Array:
@@ -52,16 +53,22 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
         return pa.nulls(len(array), target), none
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return _parse(array, kind, formats, target)
-    try:
-        return pc.cast(array, target), none
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
+    # Arrow calls every number but 0 true, and counts a whole number as microseconds or days since 1970: both would be guesses.
+    if kind in ("string", "int64", "double") or pa.types.is_temporal(array.type):
+        try:
+            return pc.cast(array, target), none
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass
     if pa.types.is_floating(array.type) and target == pa.int64():
         whole = true_or_false(pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53)))
         return pc.cast(pc.if_else(whole, array, None), target), pc.and_(pc.is_valid(array), pc.invert(whole))
     if pa.types.is_nested(array.type):
         raise UsageError("nested columns are not supported", value=str(array.type), allowed="flat columns", next="flatten it in the source")
-    return _parse(pc.cast(array, pa.string()), kind, formats, target)
+    try:
+        text = pc.cast(array, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"a column cannot be read as text ({error})", value=str(array.type), allowed="plain Arrow types") from None
+    return _parse(text, kind, formats, target)
 
 
 def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: pa.DataType) -> tuple[pa.Array, pa.Array]:

@@ -5,6 +5,8 @@ raycycle init flights.csv --label late      writes one; a person reviews it
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,8 @@ import yaml
 from conf.errors import UsageError, suggest
 from tables.casting import ARROW, ColumnType, cast, true_or_false
 from tables.features import Task
-from tables.rules import evaluate, rule_expression, some
+from tables.formats import UNREADABLE
+from tables.rules import check_rule, evaluate, some
 
 Role = Literal["feature", "label", "key", "time", "observed"]
 Severity = Literal["warn", "quarantine", "stop"]
@@ -105,8 +108,13 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         if not self.features:
             raise UsageError(f"{file}: no column is a feature", allowed="at least one column with role feature")
+        for name, column in self.columns.items():
+            for bound in ("min", "max"):
+                value = getattr(column, bound)
+                if value is not None and (column.type not in ("int64", "double") or not math.isfinite(value)):
+                    raise UsageError(f"{file}: {name}.{bound} bounds no {column.type}", value=value, allowed="a number, on int64 or double")
         for rule in self.rules:
-            rule_expression(rule.check, tuple(self.columns))
+            check_rule(rule.check, self.schema())
 
 
 def as_yaml(plain: dict[str, object]) -> str:
@@ -157,6 +165,9 @@ def check(contract: Contract, table: pa.Table) -> Checked:
         first = pc.and_(mask, pc.is_null(rule))
         rule, reason = pc.if_else(first, name, rule), pc.if_else(first, said, reason)
 
+    if UNREADABLE in table.column_names:
+        damage = table.column(UNREADABLE).combine_chunks()
+        rule, reason = pc.if_else(pc.is_valid(damage), "unreadable", rule), damage
     for name, column in contract.columns.items():
         array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
         arrays.append(array)
@@ -167,13 +178,13 @@ def check(contract: Contract, table: pa.Table) -> Checked:
             broken(f"{name}.nullable", "quarantine", pc.and_(pc.is_null(array), pc.invert(unreadable)), said)
         if column.min is not None:
             broken(
-                f"{name}.min", column.severity, true_or_false(pc.less(array, _bound(column.min, array))), f"{name} is below {column.min:g}"
+                f"{name}.min", column.severity, true_or_false(pc.less(array, _bound(column.min, array, math.ceil))), f"{name} is below {column.min:g}"
             )
         if column.max is not None:
             broken(
                 f"{name}.max",
                 column.severity,
-                true_or_false(pc.greater(array, _bound(column.max, array))),
+                true_or_false(pc.greater(array, _bound(column.max, array, math.floor))),
                 f"{name} is above {column.max:g}",
             )
         if column.allowed is not None:
@@ -181,12 +192,12 @@ def check(contract: Contract, table: pa.Table) -> Checked:
             broken(f"{name}.allowed", column.severity, pc.and_(pc.invert(known), pc.is_valid(array)), f"{name} is not in the allowed set")
     typed = pa.table(dict(zip(contract.columns, arrays, strict=True)), schema=contract.schema())
     for each in contract.rules:
-        kept = typed.append_column("_kept", evaluate(each.check, typed)).column("_kept").combine_chunks()
-        broken(each.name, each.severity, pc.invert(pc.fill_null(kept, True)), f"not {each.check}")
+        kept = pc.fill_null(evaluate(each.check, typed), True)
+        broken(each.name, each.severity, pc.invert(kept), f"not {each.check}")
     is_good = pc.is_null(rule)
     marked = typed.append_column("_rule", rule).append_column("_reason", reason)
     return Checked(typed.filter(is_good), marked.filter(pc.invert(is_good)), warned)
 
 
-def _bound(value: float, array: pa.Array) -> pa.Scalar:
-    return pa.scalar(value, pa.float64()) if pa.types.is_floating(array.type) else pa.scalar(int(value), pa.int64())
+def _bound(value: float, array: pa.Array, whole: Callable[[float], int]) -> pa.Scalar:
+    return pa.scalar(value, pa.float64()) if pa.types.is_floating(array.type) else pa.scalar(whole(value), pa.int64())

@@ -27,7 +27,7 @@ DatePart = Literal["weekday", "hour", "day_of_year", "days"]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class NumericSpec(msgspec.Struct, frozen=True, tag="numeric"):
+class NumericSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numeric"):
     """A number as it is; missing ones become `fill` (the training median), marked by an indicator when training had any."""
 
     column: str
@@ -46,7 +46,7 @@ class NumericSpec(msgspec.Struct, frozen=True, tag="numeric"):
             out[:, 1] = missing
 
 
-class LevelSpec(msgspec.Struct, frozen=True, tag="levels"):
+class LevelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="levels"):
     """A category as its code: 0 is unseen or rare, then the training levels by falling count; null is a level of its own."""
 
     column: str
@@ -63,7 +63,7 @@ class LevelSpec(msgspec.Struct, frozen=True, tag="levels"):
             out[np.asarray(array.is_null()), 0] = self.null_code
 
 
-class DateSpec(msgspec.Struct, frozen=True, tag="date"):
+class DateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="date"):
     """Parts of a date, each a number: weekday (Monday 0), hour, day of the year, days since 1970. Missing: `fills`, marked."""
 
     column: str
@@ -162,7 +162,8 @@ def _decide(name: str, kind: str, sketch: Sketch, along_time: bool, max_levels: 
         return LevelSpec(name, levels, len(levels) + 1 if sketch.nulls else 0)
     if not sketch.count:
         return "all null"
-    constant = len(sketch.codes) == 1
+    # Not by bins: years, prices or moments that lie close together share one and yet differ.
+    constant = sketch.low == sketch.high
     if constant and not sketch.missing:
         return "constant"
     if kind in ("date", "timestamp"):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from conf.errors import UsageError, suggest
 
 _COMPARE = {ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater", ast.GtE: "greater_equal", ast.Eq: "equal", ast.NotEq: "not_equal"}
-_ARITHMETIC = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
+_ARITHMETIC = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply"}
 
 
 @functools.lru_cache(maxsize=256)
@@ -43,6 +43,9 @@ def _compile(node: ast.expr, check: str, columns: tuple[str, ...]) -> pc.Express
             return pc.scalar(-number)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
             return pc.Expression._call(_COMPARE[type(op)], [sub(left), sub(right)])
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            # Arrow divides whole numbers without a remainder, and stops at a zero.
+            return pc.Expression._call("divide", [sub(left).cast(pa.float64()), sub(right).cast(pa.float64())])
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return pc.Expression._call(_ARITHMETIC[type(op)], [sub(left), sub(right)])
         case ast.Name(id=name) if name in columns:
@@ -68,6 +71,17 @@ def evaluate(check: str, table: pa.Table) -> pa.Array:
         ]
     )
     return plan.to_table(use_threads=False).column("kept").combine_chunks()
+
+
+def check_rule(check: str, schema: pa.Schema) -> None:
+    """Raise UsageError unless the rule can be asked of rows of `schema` and answers true or false."""
+    rule_expression(check, tuple(schema.names))
+    try:
+        kind = evaluate(check, schema.empty_table()).type
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"rule does not fit the types of its columns ({error})", value=check) from None
+    if not pa.types.is_boolean(kind):
+        raise UsageError("rule is no yes or no question", value=check, allowed="a comparison, such as distance >= 50")
 
 
 def some(names: Any, count: int = 12) -> str:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 # Values are binned by the upper 20 bits of their float32 form: sign, exponent and 11 bits of mantissa, 0.05 % wide.
 _SHIFT = 12
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_LEVELS = 100_000
 
 
 def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Order-preserving integer codes of float32 bins: a code grows with its value."""
-    with np.errstate(over="ignore"):
-        bits = values.astype(np.float32).view(np.int32).astype(np.int64)
+    bits = np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32).view(np.int32).astype(np.int64)
     codes = (bits & 0x7FFFFFFF) >> _SHIFT
     return np.where(bits < 0, -codes, codes)
 
@@ -32,25 +32,30 @@ def _centres(codes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 @dataclass
 class NumericSketch:
-    """Counts of a numeric column in fine fixed bins. Quantiles and moments from it are exact to 0.05 % of the value."""
+    """Counts of a numeric column in fine fixed bins. Quantiles from it are exact to 0.05 % of the value; `low`, `high` are exact."""
 
     codes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     nulls: int = 0
     infinite: int = 0
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
     def of(cls, array: pa.Array) -> NumericSketch:
         values = as_floats(array)
         finite = values[np.isfinite(values)]
         codes, counts = np.unique(_bins(finite), return_counts=True)
-        return cls(codes, counts.astype(np.int64), int(np.isnan(values).sum()), int(np.isinf(values).sum()))
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+        return cls(codes, counts.astype(np.int64), int(np.isnan(values).sum()), int(np.isinf(values).sum()), low, high)
 
     def merge(self, other: NumericSketch) -> NumericSketch:
         codes, inverse = np.unique(np.concatenate([self.codes, other.codes]), return_inverse=True)
         counts = np.zeros(len(codes), np.int64)
         np.add.at(counts, inverse, np.concatenate([self.counts, other.counts]))
-        return NumericSketch(codes, counts, self.nulls + other.nulls, self.infinite + other.infinite)
+        low = min((x for x in (self.low, other.low) if x is not None), default=None)
+        high = max((x for x in (self.high, other.high) if x is not None), default=None)
+        return NumericSketch(codes, counts, self.nulls + other.nulls, self.infinite + other.infinite, low, high)
 
     @property
     def count(self) -> int:
@@ -66,11 +71,13 @@ class NumericSketch:
         return float(_centres(self.codes)[min(int(rank), len(self.codes) - 1)])
 
     def to_json(self) -> dict[str, Any]:
-        return {"codes": self.codes.tolist(), "counts": self.counts.tolist(), "nulls": self.nulls, "infinite": self.infinite}
+        numbers = {"nulls": self.nulls, "infinite": self.infinite, "low": self.low, "high": self.high}
+        return {"codes": self.codes.tolist(), "counts": self.counts.tolist(), **numbers}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> NumericSketch:
-        return cls(np.array(plain["codes"], np.int64), np.array(plain["counts"], np.int64), plain["nulls"], plain["infinite"])
+        codes, counts = np.array(plain["codes"], np.int64), np.array(plain["counts"], np.int64)
+        return cls(codes, counts, plain["nulls"], plain["infinite"], plain["low"], plain["high"])
 
 
 @dataclass

@@ -102,15 +102,21 @@ def open_snapshot(store: Store, name: str, version: int | None = None) -> Snapsh
     folder = table_folder(store, name)
     try:
         table = DeltaTable(str(folder), version=version)
-        history = table.history(limit=1)[0] if version is None else next(h for h in table.history() if h["version"] == version)
-    except (TableNotFoundError, DeltaError, StopIteration) as error:
+        digest = _digest(folder, table.version())
+    except (TableNotFoundError, DeltaError, FileNotFoundError) as error:
         raise UsageError(
             f"there is no snapshot {version if version is not None else ''} of the dataset ({type(error).__name__})".replace("  ", " "),
             value=name,
             next="raycycle run --until ingest makes one",
         ) from None
     files = sorted(folder / unquote(uri.removeprefix("file://").rsplit("/", 1)[-1]) for uri in table.file_uris())
-    return Snapshot(name, table.version(), folder, TableDigest.parse(history[_DIGEST]), tuple(files))
+    return Snapshot(name, table.version(), folder, digest, tuple(files))
+
+
+def _digest(folder: Path, version: int) -> TableDigest:
+    # Not `DeltaTable.history`: it counts back from the version that was opened, but tells of the newest commits.
+    actions = (folder / "_delta_log" / f"{version:020}.json").read_text(encoding="utf-8").splitlines()
+    return TableDigest.parse(next(info[_DIGEST] for line in actions if (info := json.loads(line).get("commitInfo"))))
 
 
 def read(file: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:

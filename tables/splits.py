@@ -50,8 +50,13 @@ class TimeSplit:
     def check(self, contract: Contract) -> None:
         if self.column not in contract.columns:
             raise UsageError("split.column is not in the contract", value=self.column, allowed=", ".join(list(contract.columns)[:12]))
+        kind = contract.schema([self.column]).field(0).type
         bounds = [b for b in (self.valid_from, self.holdout_from, self.later_from) if b is not None]
-        if any(a >= b for a, b in itertools.pairwise(bounds)):
+        try:
+            moments = [_scalar(bound, kind).as_py() for bound in bounds]
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise UsageError(f"split bounds do not fit column {self.column!r} ({error})", value=bounds, allowed=str(kind)) from None
+        if any(a >= b for a, b in itertools.pairwise(moments)):
             raise UsageError("split bounds must rise: valid_from < holdout_from < later_from", value=bounds)
 
     def fitted(self, keys: NDArray[np.uint64], labels: pa.Array) -> TimeSplit:
@@ -102,13 +107,15 @@ class HashSplit:
     def check(self, contract: Contract) -> None:
         if self.by is not None and self.by not in contract.columns:
             raise UsageError("split.by is not in the contract", value=self.by, allowed=", ".join(list(contract.columns)[:12]))
+        if self.stratify and self.by is None and contract.task == "regression":
+            raise UsageError("split.stratify needs classes", value=True, allowed="false for regression", next="set dataset.split.stratify=false")
 
     def fitted(self, keys: NDArray[np.uint64], labels: pa.Array) -> HashSplit:
         if self.by is not None or len(keys) > RANKED_ROWS:
             return self
         unit = _unit(keys)
         found = []
-        classes = np.asarray(labels.cast(pa.string())) if self.stratify else np.full(len(keys), "", object)
+        classes = _classes(labels) if self.stratify else np.full(len(keys), "", object)
         for each in sorted(set(classes)):
             ranked = np.sort(unit[classes == each])
             # At least one row of each class must train; the other parts get what is left of their share.
@@ -119,11 +126,16 @@ class HashSplit:
     def assign(self, table: pa.Table, keys: NDArray[np.uint64], label: str) -> NDArray[np.uint8]:
         unit = _unit(row_hashes(table, [self.by]) if self.by is not None else keys)
         held, kept = np.full(len(keys), self.holdout), np.full(len(keys), self.holdout + self.valid)
-        classes = np.asarray(table.column(label).cast(pa.string())) if self.stratify and self.thresholds else None
+        classes = _classes(table.column(label)) if self.stratify and self.thresholds else None
         for name, to_valid, to_train in self.thresholds:
             rows = slice(None) if classes is None else classes == name
             held[rows], kept[rows] = to_valid, to_train
         return np.where(unit < held, HOLDOUT, np.where(unit < kept, VALID, TRAIN)).astype(np.uint8)
+
+
+def _classes(labels: pa.Array | pa.ChunkedArray) -> NDArray[np.object_]:
+    """The label of each row as text; rows without one are a class of their own."""
+    return np.asarray(labels.cast(pa.string()).fill_null(""))
 
 
 def _unit(keys: NDArray[np.uint64]) -> NDArray[np.float64]:

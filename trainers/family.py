@@ -10,7 +10,7 @@ from typing import Any
 from conf.errors import UsageError, suggest
 from conf.targets import resolve
 from trainers.protocol import Trainer
-from trainers.space import Choice, Domain, parse
+from trainers.space import Choice, Domain, Interval, parse
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,27 @@ class Family:
 
     def build_params(self, chosen: Mapping[str, Any]) -> Any:
         """The family's typed parameters with `chosen` values; a wrong value raises UsageError."""
-        return resolve(self.target, self.plugins).Params(**{**self.params, **chosen})
+        kind = resolve(self.target, self.plugins).Params
+        given = {**self.params, **chosen}
+        for each in dataclasses.fields(kind):
+            if not _fits(given.get(each.name, each.default), each.default):
+                raise UsageError(
+                    f"{self.name} parameter {each.name} has another type",
+                    value=given[each.name],
+                    allowed=_WORDS[type(each.default)],
+                    next=f"set trainer.{each.name}=...",
+                )
+        return kind(**given)
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value is of the kind of its default: a whole number may stand for a number, but true is neither."""
+    if type(default) not in _WORDS:
+        return True
+    return type(value) is type(default) or (type(default) is float and type(value) is int)
 
 
 def families(node: Mapping[str, Any], space: Mapping[str, str], typed: Collection[str] = (), plugins: tuple[str, ...] = ()) -> list[Family]:
@@ -84,10 +104,22 @@ def _family(name: str, node: Mapping[str, Any], overrides: Mapping[str, str], fi
         if key not in known:
             raise UsageError(f"trainer {name} has no parameter{suggest(key, known)}", value=key, allowed=", ".join(known))
     default = {f.name: f.default for f in dataclasses.fields(kind.Params)}
-    space = {key: parse(f"{name}.{key}", text) for key, text in texts.items() if key in overrides or key not in fixed}
-    family = Family(name, str(node["_target_"]), params, space, Resources(**(node.get("resources") or {})), plugins)
+    space = {
+        key: _whole(parse(f"{name}.{key}", text), default[key]) for key, text in texts.items() if key in overrides or key not in fixed
+    }
+    asked = node.get("resources") or {}
+    if unknown := [key for key in asked if key not in ("cpu", "gpu")]:
+        raise UsageError(f"trainer.resources has no {unknown[0]}{suggest(unknown[0], ('cpu', 'gpu'))}", value=unknown[0], allowed="cpu, gpu")
+    family = Family(name, str(node["_target_"]), params, space, Resources(**asked), plugins)
     family.build_params({})
     for key, domain in space.items():
         for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
-            family.build_params({key: int(value) if isinstance(default[key], int) and isinstance(value, float) else value})
+            family.build_params({key: value})
     return family
+
+
+def _whole(domain: Domain, default: Any) -> Domain:
+    """Numbers to try for a parameter that counts something are whole ones."""
+    if isinstance(domain, Interval) and type(default) is int and domain.low == domain.low // 1 and domain.high == domain.high // 1:
+        return Interval(int(domain.low), int(domain.high), domain.log, domain.step or 1)
+    return domain

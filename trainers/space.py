@@ -43,7 +43,9 @@ class Interval:
         return trial.suggest_int(name, int(self.low), int(self.high), step=self.step, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        if not isinstance(value, int | float) or isinstance(value, bool) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or (value - self.low) % self.step == 0
 
 
 Domain = Choice | Interval
@@ -72,14 +74,14 @@ def parse(name: str, text: str) -> Domain:
             raise refuse("choices of mixed types")
         return Choice(values)
     if isinstance(value, RangeSweep):
-        start, stop, step = int(value.start or 0), int(value.stop or 0), int(value.step or 1)
-        if (start, stop, step) != (value.start, value.stop, value.step) or step <= 0:
+        if any(bound is None or bound != bound // 1 for bound in (value.start, value.stop, value.step)) or value.step <= 0:
             raise refuse("only whole numbers and steps above 0")
+        start, stop, step = int(value.start), int(value.stop), int(value.step)
         last = start + (stop - 1 - start) // step * step
         return _interval(start, last, "log" in value.tags, step, refuse)
     if isinstance(value, IntervalSweep):
         whole = "int" in value.tags
-        if whole and any(bound != int(bound or 0) for bound in (value.start, value.end)):
+        if whole and any(bound is None or bound != bound // 1 for bound in (value.start, value.end)):
             raise refuse("an int interval has whole bounds")
         return _interval(value.start, value.end, "log" in value.tags, 1 if whole else None, refuse)
     raise refuse("not a search space")
@@ -92,4 +94,6 @@ def _interval(low: float | None, high: float | None, log: bool, step: int | None
         raise refuse("bounds are reversed or empty")
     if log and low <= 0:
         raise refuse("a log scale starts above 0")
+    if log and step not in (None, 1):
+        raise refuse("a log scale has no steps")
     return Interval(low, high, log, step)

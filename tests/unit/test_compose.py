@@ -89,7 +89,17 @@ def test_a_missing_config_dir_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "conf.compose.Path", "logging.os.system", "tables.flights.importlib.util", "builtins.eval", "", "flights", "flows.gates.refused"]
+    "target",
+    [
+        "os.system",
+        "conf.compose.Path",
+        "logging.os.system",
+        "tables.flights.importlib.util",
+        "builtins.eval",
+        "",
+        "flights",
+        "flows.gates.refused",
+    ],
 )
 def test_targets_outside_our_packages_are_refused_even_by_alias(target: str) -> None:
     with pytest.raises(UsageError):

@@ -18,7 +18,7 @@ from flows import plots
 from flows.evaluate import Evaluation, Quality, quality
 from flows.gates import Verdict, constant_scores
 from flows.ingest import Ingested
-from flows.leaks import Probe, Suspect
+from flows.leaks import Probe
 from flows.prepare import Prepared, Rows
 from flows.report import Story, confusion, difference, number, render, report
 from flows.score import Scored
@@ -26,6 +26,7 @@ from flows.search import Trial
 from flows.sweep import Data, Swept
 from tables.contract import Column, Contract
 from tables.encoder import Encoder, NumericSpec
+from tables.features import Feature
 from tables.rows import TableDigest
 from tables.snapshots import Snapshot
 from tables.splits import HashSplit
@@ -132,7 +133,7 @@ def story(task: str = "binary", rows: int = 1_000, names: tuple[str, ...] = (), 
         slices={pick(0, "origin"): by, pick(1, "carrier"): dict(list(by.items())[:3])},
         calibration=calibration(y, scores) if task == "binary" else [],
         importance={name: 0.3 * 0.75**i for i, name in enumerate(columns)},
-        leaks=Probe(tuple(Suspect(name, 0.68 - 0.02 * i, "") for i, name in enumerate(columns[:10])), ()),
+        leaks=Probe(task, tuple((Feature(name, "numeric", name), 0.68 - 0.02 * i) for i, name in enumerate(columns[:10])), ()),
         verdicts=(
             Verdict(
                 "better_than_constant", True, 0.123, 0.01, "log loss is +12.3% better than a constant answer, need +1.0%", (0.118, 0.128)
