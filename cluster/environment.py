@@ -146,6 +146,7 @@ def quiet_variables() -> dict[str, str]:
         "RAY_DATA_LOG_LEVEL": "ERROR",
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints even when told to be silent
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its handler would end the sweep early and let the run go on with what there is
     }
 
 

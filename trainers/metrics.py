@@ -142,7 +142,7 @@ _MULTICLASS: dict[str, Callable[[NDArray[np.int64], Array], float]] = {
 _REGRESSION: dict[str, Metric] = {
     "mae": lambda y, p: float(np.mean(np.abs(p - y))),
     "rmse": lambda y, p: float(np.sqrt(np.mean((p - y) ** 2))),
-    "r2": lambda y, p: float(1 - np.sum((p - y) ** 2) / np.sum((y - y.mean()) ** 2)) if len(set(y)) > 1 else float("nan"),
+    "r2": lambda y, p: float(1 - np.sum((p - y) ** 2) / spread) if (spread := np.sum((y - y.mean()) ** 2)) else float("nan"),
 }
 
 
@@ -166,7 +166,9 @@ def choose_threshold(y: Array, p: Array) -> float:
     allowed = accuracy >= best - np.sqrt(best * (1 - best) / n)
     macro = np.where(allowed, f1_positive + f1_negative, -1)
     i = int(cuts[macro.argmax()])
-    return float(p[i] if i == 0 else (p[i - 1] + p[i]) / 2)
+    between = (p[max(i - 1, 0)] + p[i]) / 2
+    # Between two neighbouring floats lies nothing, and the middle rounds to either.
+    return float(between if i and between > p[i - 1] else p[i])
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], float], rows: int, seed: int, draws: int = 200) -> tuple[float, float, float]:
