@@ -201,10 +201,10 @@ def _syllables(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def tickets(rows: int = 8_000) -> pd.DataFrame:
-    """Which of 40 teams a request goes to; the biggest gets 50 times as many as the smallest."""
+    """Which of 40 teams a request goes to; the biggest gets seven times as many as the smallest."""
     rng = np.random.default_rng(16)
     teams = [f"{word} {place}" for place in ("Zürich", "Köln", "Genève", "Málaga") for word in _TEAMS]
-    weight = np.exp(-np.arange(40) / 10)
+    weight = np.exp(-np.arange(40) / 20)
     team = rng.choice(40, rows, p=weight / weight.sum())
     products, centres = rng.integers(0, 25, (40, 3)), rng.normal(0, 1.2, (40, 4))
     product = np.where(rng.random(rows) < 0.75, products[team, rng.integers(0, 3, rows)], rng.integers(0, 25, rows))

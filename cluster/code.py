@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.store import Store, publish
-
-SOURCE = Path(__file__).resolve().parents[1]
-PACKAGES = ("conf", "cluster", "ledger", "tables", "trainers", "serve", "flows")
+from conf.targets import PACKAGES, SOURCE
 
 
 @dataclass(frozen=True)
 class Code:
-    """The copy in the store's cache, named by its digest; as text, what is packed."""
+    """The copy in the store's cache, in a folder named by its digest; as text, how much it is."""
 
     folder: Path
     digest: str

@@ -1,4 +1,7 @@
-"""The local platform: one living Ray per store, which stays after the command that started it.  raycycle up, status, down"""
+"""The local platform: one living Ray per store, which stays after the command that started it.
+
+$ raycycle up
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from conf.diagnose import diagnosed
+from conf.diagnose import diagnosed, options
 from conf.errors import UsageError, suggest
 from conf.schema import ROOTS
 from conf.targets import resolve
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 BUILT_IN = Path(__file__).resolve().parent
 USER_TREE = Path("raycycle-conf")
-
-
 Config = TypeVar("Config")
 
 
@@ -33,22 +31,25 @@ class Composed(Generic[Config]):
     trees: tuple[Path, ...]
     typed: tuple[str, ...]
 
-    def file(self, folder: str, name: str, suffix: str = ".yaml") -> Path:
-        """A document beside the groups, such as contract/NAME.yaml, from the first tree that has it."""
+    def file(self, folder: str, name: str) -> Path:
+        """A document beside the groups, such as contract/NAME.yaml, from the first tree that has it. Raises UsageError if none has."""
         for tree in self.trees:
-            if (tree / folder / f"{name}{suffix}").is_file():
-                return tree / folder / f"{name}{suffix}"
-        known = sorted({file.stem for tree in self.trees for file in (tree / folder).glob(f"*{suffix}")})
-        raise UsageError(f"there is no {folder}{suggest(name, known)}", value=name, allowed=", ".join(known) or f"{folder}/NAME{suffix}")
+            if (tree / folder / f"{name}.yaml").is_file():
+                return tree / folder / f"{name}.yaml"
+        known = options(folder, self.trees)
+        raise UsageError(f"there is no {folder}{suggest(name, known)}", value=name, allowed=", ".join(known) or f"{folder}/NAME.yaml")
 
 
 def compose(overrides: Iterable[str], config_dir: Path | None = None, root: str = "pipeline") -> Composed[Any]:
-    """Compose `conf/{root}.yaml` with `overrides`; sweeps such as `trainer.max_depth=choice(4,6)` land in `search.space`."""
+    """Compose `conf/{root}.yaml` with `overrides`; sweeps such as `trainer.max_depth=choice(4,6)` land in `search.space`.
+
+    Raises UsageError, naming the override to blame, when they do not fit.
+    """
     trees = _trees(config_dir)
     fixed, space = _route_sweeps(list(overrides))
     node = _compose(fixed, trees, root)
     typed = tuple(text.lstrip("+").partition("=")[0] for text in fixed)
-    return _typed(node, trees, space, typed, ROOTS[root][1])
+    return _as_objects(node, trees, space, typed, ROOTS[root][1])
 
 
 def _trees(config_dir: Path | None) -> tuple[Path, ...]:
@@ -110,7 +111,7 @@ def _by_hydra(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictC
     return node
 
 
-def _typed(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...], shape: type) -> Composed[Any]:
+def _as_objects(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str], typed: tuple[str, ...], shape: type) -> Composed[Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -138,7 +139,10 @@ def _refuse_unknown(plain: Mapping[Any, Any], shape: type[Any], prefix: str = ""
 
 
 def build(node: Mapping[str, Any], plugins: Iterable[str] = (), where: str = "") -> Any:
-    """The object that `node` describes: its `_target_` called with its other keys."""
+    """The object that `node` describes: its `_target_` called with its other keys.
+
+    Raises UsageError when a key is no parameter; `where` names the node in that message.
+    """
     given = {str(key): value for key, value in node.items()}
     kind = resolve(str(given.pop("_target_", "")), plugins)
     known = [f.name for f in dataclasses.fields(kind) if f.init] if dataclasses.is_dataclass(kind) else list(given)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def options(group: str, trees: Iterable[Path]) -> list[str]:
+    """The names that a group offers, over all trees."""
     return sorted({file.stem for tree in trees for file in (tree / group).glob("*.yaml")})
 
 
 def groups(trees: Iterable[Path]) -> list[str]:
+    """The folders that Hydra composes from; contracts lie beside them, but are documents."""
     found = {folder.name for tree in trees for folder in tree.iterdir() if folder.is_dir() and any(folder.glob("*.yaml"))}
     return sorted(found - {"contract"})
 
@@ -26,30 +28,59 @@ def diagnosed(
     error: Exception, overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig], root: str
 ) -> UsageError:
     """Find the override that is to blame: a group option first, then a key, then the type of a value."""
-    pairs = [text.lstrip("+~").partition("=")[::2] for text in overrides]
-    choices = []
-    for key, value in pairs:
-        group = key.split("@")[0].strip("/")
-        if group in groups(trees):
-            known = options(group, trees)
-            if value and value not in known:
-                return UsageError(f"{group} has no option{suggest(value, known)}", value=value, allowed=", ".join(known))
-            choices.append(f"{key}={value}")
-    if root == "pipeline" and not any(key in ("dataset", "experiment") for key, _ in pairs):
-        chosen = options("dataset", trees)
-        return UsageError("no dataset was chosen", allowed=", ".join(chosen), next="raycycle run experiment=flights, or dataset=NAME")
-    try:
-        known_keys = list(_walk(compose([text for text in choices if "@" not in text]), ""))
-    except Exception:  # the chosen options themselves do not compose: Hydra's own words are the best there are
-        known_keys = []
-    for (key, value), text in zip(pairs, overrides, strict=True):
-        if known_keys and "@" not in key and not text.startswith("+") and key.split("@")[0] not in (*known_keys, *groups(trees)):
-            return UsageError(f"there is no such key{suggest(key, known_keys)}", value=f"{key}={value}", allowed=_siblings(key, known_keys))
     said = " ".join(str(part) for part in (error, error.__cause__) if part)
-    if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", said):
-        key = next((key for key, value in pairs if value.strip("'\"") == found.group(1)), "a value")
-        return UsageError(f"{key} has the wrong type", value=found.group(1), allowed=f"a value of type {found.group(2)}")
-    return UsageError(said.splitlines()[0], next="raycycle run --help")
+    return (
+        _unknown_option(overrides, trees)
+        or _no_dataset(overrides, trees, root)
+        or _unknown_key(overrides, trees, compose)
+        or _wrong_type(overrides, said)
+        or UsageError(said.splitlines()[0], next="raycycle run --help")
+    )
+
+
+def _pair(override: str) -> tuple[str, str]:
+    """Key and value of `+key=value`, `~key`, `key=value`."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value
+
+
+def _group(key: str) -> str:
+    return key.split("@")[0].strip("/")
+
+
+def _unknown_option(overrides: list[str], trees: tuple[Path, ...]) -> UsageError | None:
+    for key, value in map(_pair, overrides):
+        if _group(key) in groups(trees) and value and value not in (known := options(_group(key), trees)):
+            return UsageError(f"{_group(key)} has no option{suggest(value, known)}", value=value, allowed=", ".join(known))
+    return None
+
+
+def _no_dataset(overrides: list[str], trees: tuple[Path, ...], root: str) -> UsageError | None:
+    if root != "pipeline" or any(_pair(override)[0] in ("dataset", "experiment") for override in overrides):
+        return None
+    known = options("dataset", trees)
+    return UsageError("no dataset was chosen", allowed=", ".join(known), next="raycycle run experiment=flights, or dataset=NAME")
+
+
+def _unknown_key(overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig]) -> UsageError | None:
+    pairs = [_pair(override) for override in overrides]
+    choices = [f"{key}={value}" for key, value in pairs if "@" not in key and _group(key) in groups(trees)]
+    try:
+        known = list(_walk(compose(choices), ""))
+    except Exception:  # the chosen options themselves do not compose: Hydra's own words are the best there are
+        return None
+    for (key, value), override in zip(pairs, overrides, strict=True):
+        if "@" not in key and not override.startswith("+") and key not in (*known, *groups(trees)):
+            return UsageError(f"there is no such key{suggest(key, known)}", value=f"{key}={value}", allowed=_siblings(key, known))
+    return None
+
+
+def _wrong_type(overrides: list[str], said: str) -> UsageError | None:
+    found = re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", said)
+    if found is None:
+        return None
+    key = next((key for key, value in map(_pair, overrides) if value.strip("'\"") == found.group(1)), "a value")
+    return UsageError(f"{key} has the wrong type", value=found.group(1), allowed=f"a value of type {found.group(2)}")
 
 
 def _walk(node: Any, prefix: str) -> Iterable[str]:

@@ -56,6 +56,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def some(names: Iterable[str], count: int = 12) -> str:
+    """The first `count` names in one line, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The error meant for a person inside one that came back from a Ray worker; the error itself where there is none."""
     seen: BaseException | None = error

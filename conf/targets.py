@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from conf.errors import UsageError
 
+# Our rooms, in the order of their imports, and the folder that holds them.
 PACKAGES = ("conf", "cluster", "ledger", "tables", "trainers", "serve", "flows")
+SOURCE = Path(__file__).resolve().parents[1]
 
 
 def resolve(target: str, plugins: Iterable[str] = ()) -> Any:
-    """The class that `target` names, refused when the object itself was defined elsewhere (an alias does not help: GHSA-37p2)."""
+    """The class that `target` names.
+
+    Raises UsageError when it cannot be found, or when the object itself was defined elsewhere (an alias does not help: GHSA-37p2).
+    """
     allowed = (*PACKAGES, *plugins)
     module_name, _, name = target.rpartition(".")
     refused = UsageError(

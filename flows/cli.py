@@ -1,9 +1,13 @@
-"""The command line: it parses and prints; the stage files do the work.  raycycle --help"""
+"""The command line: it parses and prints; the stage files do the work.
+
+$ raycycle --help
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 import traceback
@@ -71,9 +75,18 @@ def answering(verb: str, as_json: bool) -> Iterator[Answer]:
     if as_json:
         seconds = answer.fields.pop("seconds", {}) | {"total": time.monotonic() - started}
         fields = {**answer.fields, "ok": code == 0, "exit_code": code, "run_id": answer.fields.get("run_id"), "seconds": seconds}
-        print(json.dumps(fields | ({"error": error.as_json()} if error else {}), default=str))
+        print(json.dumps(_finite(fields | ({"error": error.as_json()} if error else {})), default=str))
     sys.stdout.flush()
     raise typer.Exit(code)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are no JSON: a number that could not be had is null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
@@ -90,7 +103,7 @@ def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
     return RaycycleError(said, next=f"the full story is in {file}")
 
 
-def _progress(as_json: bool, quiet: bool) -> Progress:
+def _progress(quiet: bool) -> Progress:
     from cluster.progress import Progress
 
     return Progress(quiet=quiet)
@@ -119,7 +132,7 @@ def init(
     with answering("init", as_json) as answer:
         from flows.init import init as make
 
-        made = make(table, label, name, into, force=force, progress=_progress(as_json, quiet))
+        made = make(table, label, name, into, force=force, progress=_progress(quiet))
         answer.fields |= made.as_json()
         answer.lines = made.lines()
 
@@ -150,11 +163,11 @@ def _run(verb: str, overrides: list[str] | None, until: str, config_dir: Path | 
 
         planned = plan(compose(overrides or [], config_dir), until)
         store = answer.store = Store.open(planned.config.store.root)
+        from flows.made import as_json as fields
         from flows.pipeline import run as run_stages
-        from flows.record import as_json as fields
         from flows.summary import lines
 
-        made = run_stages(planned, store, _progress(as_json, quiet))
+        made = run_stages(planned, store, _progress(quiet))
         answer.fields |= fields(made, planned, store)
         answer.lines = lines(made, planned, store)
         if made.refusals:
@@ -187,7 +200,7 @@ def score(
         source, _ = find_source(table)
         version = Registry(Tracking.open(store)).find(model)
         with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
-            scored = score_table(version, source, output.absolute(), config.keep, _progress(as_json, quiet))
+            scored = score_table(version, source, output.absolute(), config.keep, _progress(quiet))
         answer.fields |= {"model": version.name, "version": version.version, "scores": str(scored.output), "score_input": table}
         answer.fields |= {"rows": scored.rows, "quarantined": scored.quarantined}
         answer.lines = [f"{scored.rows:,} rows scored by {version}, {scored.quarantined:,} quarantined: {scored.output}"]
@@ -214,7 +227,7 @@ def deploy(
         composed, store = _platform(words, answer)
         registry = Registry(Tracking.open(store))
         version = registry.find(f"{name}/{wanted}" if wanted else f"{name}@candidate")
-        progress = _progress(as_json, quiet)
+        progress = _progress(quiet)
         start_platform(store, progress, composed.config.serve.port, composed.config.cluster.cpus)
         version, released = release(version, store, registry, progress)
         answer.fields |= {"model": name, "version": released.version, "endpoint": released.url, "previous": released.previous}
@@ -229,7 +242,7 @@ def up(overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False)
         from ledger.identities import token_file
 
         composed, store = _platform(overrides, answer)
-        running = start_platform(store, _progress(as_json, quiet), composed.config.serve.port, composed.config.cluster.cpus)
+        running = start_platform(store, _progress(quiet), composed.config.serve.port, composed.config.cluster.cpus)
         answer.fields |= {"endpoint": running.url, "token_file": str(token_file(store)), "started": running.fresh}
         answer.lines = [f"{'up' if running.fresh else 'already up'}: {running.url}, token in {token_file(store)}"]
 
@@ -264,7 +277,7 @@ def report(
 ) -> None:
     """Where the report of a run lies."""
     with answering("report", as_json) as answer:
-        from flows.record import report_of
+        from flows.report import report_of
 
         _, store = _platform(overrides, answer)
         file = report_of(store, run_id)

@@ -1,6 +1,6 @@
 """Make a registered version the one that answers; the alias `champion` moves when the endpoint has verified it.
 
-raycycle deploy flights 7
+$ raycycle deploy flights 7
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Refit the best trial on training and validation rows, and judge it on rows nobody trained on.
 
-raycycle run experiment=flights --until evaluate
+$ raycycle run experiment=flights --until evaluate
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from cluster.progress import Progress
 from flows.gates import Evidence, Gate, Verdict, constant_scores
 from flows.leaks import Probe, probe
-from flows.prepare import Prepared, Rows
+from flows.prepare import Prepared
 from flows.search import Trial
 from flows.sweep import Swept, fit, joined
 from ledger.registry import Registered
@@ -65,7 +66,7 @@ class Evaluation:
 
 
 def refit(family: Family, trial: Trial, seed: int, prepared: Prepared, target: Target) -> Fitted:
-    """The best trial's parameters and number of steps, on every row before the holdout."""
+    """Fit the best trial's parameters and number of steps on every row before the holdout."""
     both = joined(prepared.train, prepared.valid)
     return fit(family, trial.params, both, None, target, seed, steps=trial.steps)
 
@@ -79,6 +80,7 @@ class Champion:
 
 
 def opened(version: Registered | None) -> Champion | None:
+    """The version with its bundle. Raises RaycycleError when the bundle is not the one registered."""
     return Champion(str(version), Bundle.open(version.folder, version.digest)) if version else None
 
 
@@ -91,47 +93,30 @@ def evaluate(
     later_by: str | None,
     progress: Progress,
 ) -> Evaluation:
-    import ray
+    """The refitted candidate, judged by every gate, and against the `champion` if there is one.
 
-    trial, family, data = swept.best, swept.family, swept.data
-    target = Target(prepared.target.task, prepared.target.classes, trial.log_target)
+    `slices` are columns to report quality by; rows after the holdout are reported by the column `later_by`, or all together.
+    """
+    trial, seed = swept.best, swept.data.seed
+    target = dataclasses.replace(prepared.target, log=trial.log_target)
     holdout = prepared.parts["holdout"]
     with progress.stage("evaluate", len(holdout)) as bar:
-        resources = {"num_cpus": family.resources.cpu, "num_gpus": family.resources.gpu}
-        lean = Prepared(**{**prepared.__dict__, "parts": {name: Rows(prepared.parts[name].matrix, None) for name in ("train", "valid")}})
-        fitting = ray.remote(refit).options(**resources).remote(family, trial, data.seed, lean, target)  # type: ignore[attr-defined]
-        leaks = probe(prepared.train, prepared.valid, target.task)  # while the worker fits
-        fitted: Fitted = ray.get(fitting)
-        scores = target.backward(fitted.predict(holdout.matrix.x))
-        y, task = holdout.matrix.y, target.task
-        table = holdout.table if holdout.table is not None else pa.table({})
-        theirs, champion_name = _champion_scores(champion, table, target)
-        evidence = Evidence(
-            task=task,
-            metric=swept.metric,
-            threshold=trial.threshold,
-            y=y,
-            scores=scores,
-            constant_scores=constant_scores(prepared.train, task, len(target.classes), len(y)),
-            table=table,
-            champion_scores=theirs,
-            champion_name=champion_name,
-            leaks=leaks,
-            seed=data.seed,
-        )
+        fitted, leaks = _fitted_and_probed(prepared, swept, target)
+        evidence = _evidence(prepared, swept, target, fitted, champion, leaks)
         verdicts = tuple(gate.check(evidence) for gate in gates.values())
         bar.advance(len(holdout), f"{sum(v.passed for v in verdicts)} of {len(verdicts)} gates passed")
+        y, scores, theirs = evidence.y, evidence.scores, evidence.champion_scores
         return Evaluation(
             fitted=fitted,
-            family=family,
+            family=swept.family,
             trial=trial,
             target=target,
-            holdout=quality(target, y, scores, trial.threshold, data.seed, intervals=True),
-            constant=score(task, y, evidence.constant_scores, trial.threshold),
-            champion=score(task, y, theirs, champion.bundle.manifest.threshold) if theirs is not None and champion else None,
-            later=_later(prepared, fitted, target, trial.threshold, later_by, data.seed),
-            slices={name: _by(table.column(name), y, scores, target, trial.threshold, data.seed) for name in slices},
-            calibration=calibration(y, scores) if task == "binary" else [],
+            holdout=quality(target, y, scores, trial.threshold, seed, intervals=True),
+            constant=score(target.task, y, evidence.constant_scores, trial.threshold),
+            champion=score(target.task, y, theirs, champion.bundle.manifest.threshold) if theirs is not None and champion else None,
+            later=_later(prepared, fitted, target, trial.threshold, later_by, seed),
+            slices={name: _by(holdout.table.column(name), y, scores, target, trial.threshold, seed) for name in slices},
+            calibration=calibration(y, scores) if target.task == "binary" else [],
             importance=_importance(prepared, fitted, holdout.matrix.x),
             leaks=leaks,
             verdicts=verdicts,
@@ -140,9 +125,41 @@ def evaluate(
         )
 
 
+def _fitted_and_probed(prepared: Prepared, swept: Swept, target: Target) -> tuple[Fitted, Probe]:
+    """The candidate, refitted by a worker that has what a trial had; meanwhile this process looks for leaks."""
+    import ray
+
+    asked = swept.family.resources
+    learned = {name: prepared.parts[name] for name in ("train", "valid")}  # the holdout stays here
+    fit_there = ray.remote(refit).options(num_cpus=asked.cpu, num_gpus=asked.gpu)  # type: ignore[attr-defined]
+    fitting = fit_there.remote(swept.family, swept.best, swept.data.seed, dataclasses.replace(prepared, parts=learned), target)
+    leaks = probe(prepared.train, prepared.valid, target.task)
+    fitted: Fitted = ray.get(fitting)
+    return fitted, leaks
+
+
+def _evidence(prepared: Prepared, swept: Swept, target: Target, fitted: Fitted, champion: Champion | None, leaks: Probe) -> Evidence:
+    holdout = prepared.parts["holdout"]
+    theirs, champion_name = _champion_scores(champion, holdout.table, target)
+    return Evidence(
+        task=target.task,
+        metric=swept.metric,
+        threshold=swept.best.threshold,
+        y=holdout.matrix.y,
+        scores=target.backward(fitted.predict(holdout.matrix.x)),
+        constant_scores=constant_scores(prepared.train, target.task, len(target.classes), len(holdout)),
+        table=holdout.table,
+        champion_scores=theirs,
+        champion_name=champion_name,
+        leaks=leaks,
+        seed=swept.data.seed,
+    )
+
+
 def quality(
     target: Target, y: NDArray[np.float64], scores: NDArray[np.float64], threshold: float, seed: int, *, intervals: bool
 ) -> Quality:
+    """Every metric of the task on these rows, each with its bootstrap interval if `intervals` are wanted (200 times the work)."""
     metrics = score(target.task, y, scores, threshold)
     found = {}
     for name in metrics if intervals else ():
@@ -166,8 +183,9 @@ def _champion_scores(champion: Champion | None, table: pa.Table, target: Target)
 
 
 def _later(prepared: Prepared, fitted: Fitted, target: Target, threshold: float, by: str | None, seed: int) -> dict[str, Quality]:
+    """Quality on the rows after the holdout, by group if `by` names a column; empty where there are no such rows."""
     later = prepared.parts.get("later")
-    if later is None or later.table is None:
+    if later is None:
         return {}
     scores = target.backward(fitted.predict(later.matrix.x))
     if by is None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from conf.errors import UsageError, suggest
 from flows.leaks import Probe
 from tables.features import Task
 from trainers.metrics import (
@@ -56,6 +57,7 @@ class Evidence:
 
     @cached_property
     def candidate(self) -> dict[str, float]:
+        """The candidate's holdout metrics; one that these rows cannot give is left out."""
         return score(self.task, self.y, self.scores, self.threshold)
 
     def gain(self, other: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
@@ -72,6 +74,8 @@ class Evidence:
 
 
 class Gate(Protocol):
+    """One check of a candidate."""
+
     def check(self, evidence: Evidence) -> Verdict: ...
 
 
@@ -95,13 +99,13 @@ class BetterThanConstant:
 class Calibrated:
     """Pass when the calibration error exceeds what chance alone would give on as many rows by at most this much.
 
-    Classification: expected calibration error of the predicted (top) class. Regression: |mean error| in standard deviations of the label.
+    Binary: expected calibration error of the positive class; multiclass: of the predicted one. Regression: |mean error| beyond two
+    standard errors, in standard deviations of the label.
     """
 
     at_most: float
 
     def check(self, evidence: Evidence) -> Verdict:
-        generator = np.random.default_rng(evidence.seed)
         if evidence.task == "regression":
             error = evidence.scores - evidence.y
             chance = float(np.std(error)) / np.sqrt(len(error))
@@ -113,6 +117,7 @@ class Calibrated:
             said = evidence.scores.max(axis=1)
             right = (evidence.scores.argmax(axis=1) == evidence.y).astype(float)
         bins = int(np.clip(len(said) // 50, 1, 10))
+        generator = np.random.default_rng(evidence.seed)
         chance = float(np.mean([calibration_error((generator.random(len(said)) < said).astype(float), said, bins) for _ in range(50)]))
         return self._verdict(max(0.0, calibration_error(right, said, bins) - chance), "calibration error beyond chance")
 
@@ -157,18 +162,29 @@ class MinMetric:
     metric: str
     at_least: float
 
+    def __post_init__(self) -> None:
+        if self.metric not in HIGHER_IS_BETTER:
+            raise UsageError(
+                f"min_metric.metric is unknown{suggest(self.metric, HIGHER_IS_BETTER)}",
+                value=self.metric,
+                allowed=", ".join(HIGHER_IS_BETTER),
+            )
+
     def check(self, evidence: Evidence) -> Verdict:
-        value = evidence.candidate.get(self.metric, float("nan"))
-        passed = value >= self.at_least if HIGHER_IS_BETTER.get(self.metric, True) else value <= self.at_least
+        value = evidence.candidate.get(self.metric)
+        if value is None:
+            return Verdict("min_metric", False, None, self.at_least, f"these rows give no {self.metric}")
+        passed = value >= self.at_least if HIGHER_IS_BETTER[self.metric] else value <= self.at_least
         return Verdict("min_metric", bool(passed), value, self.at_least, f"{self.metric} is {value:.4f}, need {self.at_least:.4f}")
 
 
 def refused(verdicts: tuple[Verdict, ...]) -> list[str]:
+    """Who said no, and why, one line each."""
     return [f"{verdict.name}: {verdict.reason}" for verdict in verdicts if not verdict.passed]
 
 
 def constant_scores(train: Matrix, task: Task, classes: int, rows: int) -> NDArray[np.float64]:
-    """What answering the training mean (or class shares) to every row gives."""
+    """The scores of a model that answers every row with the training mean (multiclass [rows, classes]: the class shares)."""
     if task == "multiclass":
         share = np.bincount(train.y.astype(np.int64), minlength=classes) / len(train.y)
         return np.tile(share, (rows, 1))

@@ -1,6 +1,6 @@
 """Read a source, sort its rows by the contract into good and quarantined, and write the good ones as a snapshot.
 
-raycycle run experiment=flights --until ingest
+$ raycycle run experiment=flights --until ingest
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Look at a table once, and write the dataset and the contract that `raycycle run` needs.
 
-raycycle init FILE_OR_FOLDER --label COL
+$ raycycle init FILE_OR_FOLDER --label COL
 """
 
 from __future__ import annotations

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.resources import concurrent_trials, local_cpus
 from conf.compose import Composed, build
-from conf.errors import UsageError
+from conf.errors import UsageError, some
 from conf.schema import RunConfig
 from flows.gates import Gate
+from flows.ingest import Source
 from flows.sweep import Searching
 from tables.contract import Contract
+from tables.rules import check_rule
 from tables.splits import Split
 from trainers.family import Family, families
 
@@ -20,11 +21,11 @@ STAGES = ("ingest", "prepare", "sweep", "evaluate", "register", "deploy", "score
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as objects, checked against what the machine has. Nothing was started to make it."""
+    """Everything a run needs, as objects; nothing was started to make it. `until` is the last stage to run."""
 
     composed: Composed[RunConfig]
     contract: Contract
-    source: Any
+    source: Source
     split: Split
     families: list[Family]
     gates: dict[str, Gate]
@@ -32,6 +33,7 @@ class Plan:
 
     @property
     def deploys(self) -> bool:
+        """Whether the run releases a candidate that passes its gates."""
         config = self.config
         return config.deploy == "auto" and config.policy.release == "when_gates_pass" and self.reaches("deploy")
 
@@ -55,6 +57,11 @@ class Plan:
         """Columns that quality is reported by."""
         return [*self.slices, *([self.later_by] if self.later_by else [])]
 
+    @property
+    def scored_columns(self) -> list[str]:
+        """Columns that scores keep beside the prediction: those asked for, the one they are judged by, and the label."""
+        return [*dict.fromkeys([*self.config.score.keep, *([self.later_by] if self.later_by else []), self.contract.label])]
+
     def searching(self) -> Searching:
         """What the sweep needs, with as many trials at once as the connected Ray has room for."""
         import ray
@@ -65,7 +72,7 @@ class Plan:
 
 
 def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
-    """Build every object the configuration names, so that a wrong value costs nothing but this."""
+    """Build every object the configuration names, for a run up to the stage `until`. Raises UsageError for whatever is wrong."""
     config = composed.config
     if until not in STAGES:
         raise UsageError("--until names no stage", value=until, allowed=", ".join(STAGES))
@@ -78,9 +85,9 @@ def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
     split.check(contract)
     for name in (*config.dataset.slices, *config.score.keep, *([config.score.by] if config.score.by else [])):
         if name not in contract.columns:
-            raise UsageError(
-                "a column of slices or score is not in the contract", value=name, allowed=", ".join(list(contract.columns)[:12])
-            )
+            raise UsageError("a column of slices or score is not in the contract", value=name, allowed=some(contract.columns))
+    if config.score.where is not None:
+        check_rule(config.score.where, contract.schema())
     typed = [key.removeprefix("trainer.") for key in composed.typed if key.startswith("trainer.")]
     found = families(config.trainer, config.search.space, typed, tuple(config.plugins))
     if config.cluster.kind == "local":

@@ -1,149 +1,47 @@
-"""The drawings of a report: matplotlib figures as SVG text that takes its colours from the page's CSS variables."""
+"""The drawings of a report: each function draws one figure from plain arrays and returns it as SVG text."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import re
-import unicodedata
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.canvas import (
+    BAD,
+    BLUE,
+    CARD,
+    GREEN,
+    GRID,
+    HALF,
+    INK,
+    MUTED,
+    ROW,
+    SERIES,
+    SKY,
+    WIDE,
+    axes_in,
+    drawn,
+    legend,
+    name_of,
+    named_rows,
+    new_figure,
+)
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-P = ParamSpec("P")
 
-# CSS variable: its colour on a light and on a dark page. Drawings use the light one as the name of the variable, so no two may be alike.
-# The series are those of Okabe and Ito (2008), told apart by colour-blind readers; vermillion is kept for what went wrong.
-COLOURS = {
-    "ink": ("#22272e", "#e6e8eb"),
-    "muted": ("#69707a", "#9aa3ad"),
-    "grid": ("#e3e4e1", "#33383f"),
-    "card": ("#ffffff", "#1c2026"),
-    "blue": ("#0072b2", "#4fa9e0"),
-    "amber": ("#d98c00", "#f0b13c"),
-    "green": ("#009e73", "#35c49a"),
-    "purple": ("#b8609a", "#dd93c3"),
-    "sky": ("#56b4e9", "#a5d8f5"),
-    "bad": ("#c8501e", "#f2875a"),
-}
-INK, MUTED, GRID, CARD, BLUE, AMBER, GREEN, PURPLE, SKY, BAD = (light for light, _ in COLOURS.values())
-SERIES = (BLUE, AMBER, GREEN, PURPLE, SKY)
-
-HALF, WIDE = 5.2, 10.7  # inches, so that text is alike in both once the page scales them
-ROW = 0.245
-CURVE_POINTS, DOTS, MAX_MARKS, MAX_CLASSES, MAX_NAME = 200, 500, 400, 12, 30
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "raycycle",
-    "text.parse_math": False,
-    "axes.formatter.useoffset": False,
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.2,
-    "lines.linewidth": 1.7,
-}
-
-
-def drawn(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Let a function that draws a figure return its SVG, the same bytes for the same arguments."""
-
-    @functools.wraps(draw)
-    def to_svg(*args: P.args, **kwargs: P.kwargs) -> str:
-        import io
-
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-        out = io.StringIO()
-        with matplotlib.rc_context(_RC), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a name in a script that the measuring font lacks is still text in the SVG
-            FigureCanvasSVG(draw(*args, **kwargs)).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        return inline(out.getvalue())
-
-    return to_svg
-
-
-def inline(svg: str) -> str:
-    """The SVG for use inside a page: ids of its own, colours by CSS variable, no size. Only tags are rewritten, never text."""
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|\n\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r"(?:url\(#|href=\"#)([\w-]+)", svg))
-    prefix = "p" + hashlib.blake2b(svg.encode(), digest_size=4).hexdigest()
-    variables = {light: f"var(--{name})" for name, (light, _) in COLOURS.items()}
-
-    def rewrite(found: re.Match[str]) -> str:
-        tag = re.sub(r' id="([\w-]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", found[0])
-        tag = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", tag)
-        tag = re.sub(r" font-family: [^;\"]*;?", "", tag)
-        return re.sub(r"#[0-9a-f]{6}\b", lambda m: variables.get(m[0], m[0]), tag)
-
-    box = re.search(r'viewBox="([\d. ]+)"', svg)
-    body = re.sub(r"<[^<>]+>", rewrite, svg[svg.index(">") + 1 :])
-    return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1] if box else ""}" aria-hidden="true">{body}'
-
-
-def name_of(value: object, longest: int = MAX_NAME) -> str:
-    """Any value as one short line."""
-    text = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in str(value))
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _figure(width: float = HALF, height: float = 3.1) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), facecolor="none")
-
-
-def _axes(figure: Figure, left: float = 0.55, right: float = 0.15, bottom: float = 0.45, top: float = 0.15, **more: Any) -> Axes:
-    """Axes with margins in inches."""
-    width, height = figure.get_size_inches()
-    box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
-    return figure.add_axes(box, facecolor="none", **more)
-
-
-def _legend(axes: Axes, columns: int = 4, **more: Any) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.03), ncols=columns, borderaxespad=0, columnspacing=1.4, labelcolor=INK, **more)
-
-
-def _named_rows(
-    figure: Figure, names: Sequence[str], left: float = 0.0, right: float = 0.6, top: float = 0.08, bottom: float = 0.1
-) -> Axes:
-    """Axes with one row for each name, the first on top."""
-    shown = [name_of(name) for name in names]
-    axes = _axes(figure, left + 0.14 + 0.07 * max(map(len, shown)), right, bottom, top)
-    axes.set_yticks(range(len(shown)), shown)
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(len(shown) - 0.45, -0.55)
-    axes.grid(axis="y", visible=False)
-    return axes
+CURVE_POINTS, DOTS, MAX_MARKS, MAX_CLASSES = 200, 500, 400, 12
 
 
 @drawn
-def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], colours: Sequence[str], width: float = HALF) -> Figure:
-    figure = _figure(width, max(0.5, ROW * len(names) + 0.2))
-    axes = _named_rows(figure, names, right=0.2 + 0.069 * max(map(len, texts)))
+def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], colours: Sequence[str]) -> Figure:
+    """A bar for each name, with its text at the end of it; the first on top."""
+    figure = new_figure(HALF, max(0.5, ROW * len(names) + 0.2))
+    axes = named_rows(figure, names, right=0.2 + 0.069 * max(map(len, texts)))
     axes.barh(range(len(names)), values, height=0.6, color=list(colours))
     axes.set_xlim(0, max([1e-12, *values]))
     axes.xaxis.set_visible(False)
@@ -160,13 +58,13 @@ def panels_of_dots(
     references: Mapping[str, float],
 ) -> Figure:
     """Rows of `names`; in each panel a dot (value, interval, text, colour) for every row, and a line at its reference."""
-    figure = _figure(HALF, ROW * len(names) + 0.75)
+    figure = new_figure(HALF, ROW * len(names) + 0.75)
     left = 0.14 + 0.07 * max(len(name_of(name)) for name in names)
     for at, (title, dots) in enumerate(panels.items()):
         wide = (HALF - left - 0.1) / len(panels)
         start = left + at * wide
         texts = 0.2 + 0.069 * max(len(text) for _, _, text, _ in dots)
-        axes = _axes(figure, start, HALF - start - wide + texts + 0.1, 0.3, 0.35)
+        axes = axes_in(figure, start, HALF - start - wide + texts + 0.1, 0.3, 0.35)
         axes.set_yticks(range(len(names)), [name_of(name) for name in names] if not at else [""] * len(names))
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(names) - 0.45, -0.55)
@@ -197,8 +95,8 @@ def history(
     numbers: Array, values: Array, families: list[str], states: list[str], colours: Mapping[str, str], higher: bool, label: str
 ) -> Figure:
     """Value by trial; failed ones have no value and stand at the bad edge, and so do those beyond it."""
-    figure = _figure(WIDE, 3.2)
-    axes = _axes(figure, left=0.7, top=0.4)
+    figure = new_figure(WIDE, 3.2)
+    axes = axes_in(figure, left=0.7, top=0.4)
     finite = np.isfinite(values)
     low, high = _robust(values[finite], higher)
     edge = low if higher else high
@@ -223,15 +121,15 @@ def history(
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel(label)
-    _legend(axes, 9)
+    legend(axes, 9)
     return figure
 
 
 @drawn
 def timeline(bars_of: Mapping[str, list[tuple[float, float, str, str]]], colours: Mapping[str, str]) -> Figure:
     """For each worker its trials: (start, seconds, text, family); seconds since the first trial began."""
-    figure = _figure(WIDE, 0.34 * len(bars_of) + 0.55)
-    axes = _named_rows(figure, list(bars_of), right=0.2, bottom=0.42)
+    figure = new_figure(WIDE, 0.34 * len(bars_of) + 0.55)
+    axes = named_rows(figure, list(bars_of), right=0.2, bottom=0.42)
     end = max(start + seconds for found in bars_of.values() for start, seconds, _, _ in found) or 1.0
     for row, found in enumerate(bars_of.values()):
         spans, fills = [(start, max(seconds, end / 600)) for start, seconds, _, _ in found], [colours[family] for *_, family in found]
@@ -261,8 +159,9 @@ def ranked(y: Array, scores: Array) -> tuple[Array, Array]:
 
 @drawn
 def roc(hits: Array, seen: Array, text: str) -> Figure:
-    figure = _figure()
-    axes = _axes(figure)
+    """The ROC curve from what `ranked` counts, with `text` in its corner."""
+    figure = new_figure()
+    axes = axes_in(figure)
     false, true = (seen - hits) / max(seen[-1] - hits[-1], 1), hits / max(hits[-1], 1)
     axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.plot(*_thin(np.r_[0.0, false], np.r_[0.0, true]), color=BLUE)
@@ -273,8 +172,9 @@ def roc(hits: Array, seen: Array, text: str) -> Figure:
 
 @drawn
 def precision_recall(hits: Array, seen: Array, text: str) -> Figure:
-    figure = _figure()
-    axes = _axes(figure)
+    """The precision-recall curve from what `ranked` counts, with `text` in its corner."""
+    figure = new_figure()
+    axes = axes_in(figure)
     share = hits[-1] / seen[-1]
     recall, precision = hits / max(hits[-1], 1), hits / seen
     # Below one half per cent of recall precision is that of a handful of rows.
@@ -290,8 +190,8 @@ def precision_recall(hits: Array, seen: Array, text: str) -> Figure:
 @drawn
 def calibration(bins: Sequence[Mapping[str, float]], said: Array) -> Figure:
     """Observed share by predicted probability, with 95 % binomial intervals; below it how many rows were told what."""
-    figure = _figure(height=3.6)
-    axes = _axes(figure, bottom=1.25)
+    figure = new_figure(height=3.6)
+    axes = axes_in(figure, bottom=1.25)
     predicted, observed, rows = (np.array([b[key] for b in bins]) for key in ("predicted", "observed", "rows"))
     error = 1.96 * np.sqrt(np.maximum(observed * (1 - observed), 0.25 / rows) / rows)
     low, high = float(min(predicted.min(), observed.min(), said.min())), float(max(predicted.max(), observed.max()))
@@ -301,7 +201,7 @@ def calibration(bins: Sequence[Mapping[str, float]], said: Array) -> Figure:
     axes.errorbar(predicted, observed, error, fmt="o-", color=BLUE, markersize=4.5, elinewidth=1.2, linewidth=1.2)
     axes.set(xlim=(low, high), ylim=(low, high), ylabel="observed share")
     axes.tick_params(labelbottom=False)
-    below = _axes(figure, bottom=0.45, top=2.5, sharex=axes)
+    below = axes_in(figure, bottom=0.45, top=2.5, sharex=axes)
     counts, edges = np.histogram(said, 40, (max(low, 0.0), min(high, 1.0)))
     below.bar(edges[:-1], counts, np.diff(edges), align="edge", color=GRID, edgecolor=CARD, linewidth=0.5)
     below.set_yticks([counts.max()], [f"{counts.max():,}"])
@@ -313,8 +213,8 @@ def calibration(bins: Sequence[Mapping[str, float]], said: Array) -> Figure:
 @drawn
 def distributions(groups: Mapping[str, Array], label: str, mark: float | None) -> Figure:
     """The share of each group's rows by score."""
-    figure = _figure()
-    axes = _axes(figure, top=0.4)
+    figure = new_figure()
+    axes = axes_in(figure, top=0.4)
     low, high = min(values.min() for values in groups.values()), max(values.max() for values in groups.values())
     for (name, values), colour in zip(groups.items(), SERIES, strict=False):
         counts, edges = np.histogram(values, 40, (low, high if high > low else low + 1))
@@ -325,7 +225,7 @@ def distributions(groups: Mapping[str, Array], label: str, mark: float | None) -
         axes.text(mark, 0.94 * axes.get_ylim()[1], f"  threshold {mark:.3f}", va="top", color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel(label)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -335,8 +235,8 @@ def confusion(table: NDArray[np.int64], names: Sequence[str]) -> Figure:
     from matplotlib.patches import Rectangle
 
     size = len(names)
-    figure = _figure(HALF, max(0.27 * size, 2.3) + 0.8)
-    axes = _named_rows(figure, names, right=0.15, bottom=0.12, top=0.7)
+    figure = new_figure(HALF, max(0.27 * size, 2.3) + 0.8)
+    axes = named_rows(figure, names, right=0.15, bottom=0.12, top=0.7)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     for (row, column), value in np.ndenumerate(share):
         colour = GREEN if row == column else BAD
@@ -369,8 +269,9 @@ def _limits(*arrays: Array) -> tuple[float, float]:
 
 @drawn
 def predicted_and_true(y: Array, predicted: Array) -> Figure:
-    figure = _figure(height=3.4)
-    axes = _axes(figure, left=0.7, top=0.4)
+    """Some rows as dots, and along the prediction the median and the middle 80 % of the truth."""
+    figure = new_figure(height=3.4)
+    axes = axes_in(figure, left=0.7, top=0.4)
     some = np.linspace(0, len(y) - 1, min(DOTS, len(y))).astype(int)
     at, (low, middle, high) = _bands(predicted, y, (0.1, 0.5, 0.9))
     limits = _limits(y, predicted)
@@ -379,14 +280,15 @@ def predicted_and_true(y: Array, predicted: Array) -> Figure:
     axes.fill_between(at, low, high, color=BLUE, alpha=0.16, linewidth=0, label="8 of 10 rows")
     axes.plot(at, middle, "o-", color=BLUE, markersize=3.5, linewidth=1.3, label="median of the truth")
     axes.set(xlim=limits, ylim=limits, xlabel="predicted", ylabel="true")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 @drawn
 def residuals(y: Array, predicted: Array) -> Figure:
-    figure = _figure(height=3.4)
-    axes = _axes(figure, left=0.7, right=1.15, top=0.4)
+    """Quantiles of the error along the prediction, and how often each error occurs."""
+    figure = new_figure(height=3.4)
+    axes = axes_in(figure, left=0.7, right=1.15, top=0.4)
     error = predicted - y
     at, (low, quarter, middle, three, high) = _bands(predicted, error, (0.1, 0.25, 0.5, 0.75, 0.9))
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -394,8 +296,8 @@ def residuals(y: Array, predicted: Array) -> Figure:
     axes.fill_between(at, quarter, three, color=BLUE, alpha=0.25, linewidth=0, label="half of the rows")
     axes.plot(at, middle, color=BLUE, linewidth=1.3, label="median")
     axes.set(ylim=_limits(error), xlabel="predicted", ylabel="predicted minus true")
-    _legend(axes)
-    side = _axes(figure, left=HALF - 1.1, right=0.12, top=0.4, sharey=axes)
+    legend(axes)
+    side = axes_in(figure, left=HALF - 1.1, right=0.12, top=0.4, sharey=axes)
     counts, edges = np.histogram(error, 40, axes.get_ylim())
     side.stairs(counts, edges, orientation="horizontal", fill=True, color=GRID)
     side.tick_params(labelleft=False, labelbottom=False)
@@ -409,10 +311,10 @@ def periods(
     names: Sequence[str], panels: Mapping[str, Sequence[float]], holdout: Mapping[str, tuple[float, tuple[float, float] | None]]
 ) -> Figure:
     """A metric by period, one panel each, with the holdout's value and interval as a band."""
-    figure = _figure(WIDE, 2.6)
+    figure = new_figure(WIDE, 2.6)
     wide = WIDE / len(panels)
     for at, (title, values) in enumerate(panels.items()):
-        axes = _axes(figure, at * wide + 0.6, WIDE - (at + 1) * wide + 0.2, 0.35, 0.4)
+        axes = axes_in(figure, at * wide + 0.6, WIDE - (at + 1) * wide + 0.2, 0.35, 0.4)
         level, interval = holdout[title]
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="holdout, 95% interval")
         if interval:

@@ -1,6 +1,6 @@
 """Split a snapshot, fit the encoder on its training rows, and encode every part as a matrix in canonical row order.
 
-raycycle run experiment=flights --until prepare
+$ raycycle run experiment=flights --until prepare
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +37,10 @@ MIN_PART_ROWS = {"train": 10, "valid": 2, "holdout": 2}
 
 @dataclass(frozen=True)
 class Rows:
-    """One part of the split: its matrix, and for rows that are judged (holdout, later) the contract rows beside it."""
+    """One part of the split: its matrix and, where rows are judged (holdout, later), their contract rows; else a table without columns."""
 
     matrix: Matrix
-    table: pa.Table | None
+    table: pa.Table
 
     def __len__(self) -> int:
         return len(self.matrix.y)
@@ -78,6 +78,7 @@ def row_keys(table: pa.Table, contract: Contract) -> NDArray[np.uint64]:
 
 
 def keys_and_labels(file: Path, contract: Contract) -> tuple[NDArray[np.uint64], pa.Array]:
+    """The row keys and the labels of one file, for a split that must see all of a small table."""
     table = snapshots.read(file)
     return row_keys(table, contract), table.column(contract.label).combine_chunks()
 
@@ -91,21 +92,31 @@ def summarise(file: Path, contract: Contract, split: Split) -> tuple[dict[str, S
     return columns, label_sketch(contract, table.column(contract.label).combine_chunks())
 
 
-def encode(file: Path, contract: Contract, split: Split, encoder: Encoder, target: Target, kept: list[str]) -> dict[str, Any]:
-    """One file as matrices by part. Rows whose label is not a known class are left out and counted."""
+class Piece(NamedTuple):
+    """One part of one file. `keys` and `content` are hashes, uint64 [rows], that put rows in canonical order."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float64]
+    keys: NDArray[np.uint64]
+    content: NDArray[np.uint64]
+    table: pa.Table
+
+
+def encode(file: Path, contract: Contract, split: Split, encoder: Encoder, target: Target, kept: list[str]) -> tuple[dict[str, Piece], int]:
+    """One file by part, and how many rows were left out since their label is no known class. Judged parts keep the columns `kept`."""
     table = snapshots.read(file)
     keys = row_keys(table, contract)
     part = split.assign(table, keys, contract.label)
     y = target.encode(table.column(contract.label).combine_chunks())
     usable = np.isfinite(y)
     content = row_hashes(table, list(contract.columns), "content")
-    found: dict[str, Any] = {"dropped": int((~usable).sum())}
+    found = {}
     for number, name in enumerate(PARTS):
         rows = np.flatnonzero(usable & (part == number))
-        judged = number in (HOLDOUT, LATER)
-        x = encoder.encode(table.take(pa.array(rows)))
-        found[name] = (x, y[rows], keys[rows], content[rows], table.select(kept).take(pa.array(rows)) if judged else None)
-    return found
+        mine = table.take(pa.array(rows))
+        judged = mine.select(kept if number in (HOLDOUT, LATER) else [])
+        found[name] = Piece(encoder.encode(mine), y[rows], keys[rows], content[rows], judged)
+    return found, int((~usable).sum())
 
 
 def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Encode, slices: list[str], progress: Progress) -> Prepared:
@@ -123,7 +134,7 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
         encoder = Encoder.fit(contract, reference, time_column=along, max_levels=settings.max_levels, min_rows=settings.min_rows)
         kept = list(dict.fromkeys([*contract.features, *slices, *contract.key]))
         encoded = _each(encode, snapshot.files, contract, split, encoder, target, kept)
-        parts = {name: _gather([part[name] for part in encoded], encoder) for name in PARTS}
+        parts = {name: _gather([parts_of_file[name] for parts_of_file, _ in encoded], encoder) for name in PARTS}
         bar.advance(sum(len(part) for part in parts.values()), f"{len(encoder.features)} features")
     for name, least in MIN_PART_ROWS.items():
         if len(parts[name]) < least:
@@ -139,7 +150,7 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
         {name: part for name, part in parts.items() if len(part)},
         reference,
         float(parts["train"].matrix.y.mean()) if contract.task == "binary" else 0.0,
-        sum(part["dropped"] for part in encoded),
+        sum(dropped for _, dropped in encoded),
         isinstance(split, HashSplit) and split.by is None,
         split,
     )
@@ -176,9 +187,10 @@ def _each(function: Callable[..., Any], files: Iterable[Path], *shared: Any) -> 
     return ray.get([task.remote(file, *references) for file in files])
 
 
-def _gather(pieces: list[Any], encoder: Encoder) -> Rows:
-    x, y, keys, content = (np.concatenate([piece[i] for piece in pieces]) for i in range(4))
+def _gather(pieces: list[Piece], encoder: Encoder) -> Rows:
+    """What `encode` made of one part in every file, in canonical row order."""
+    columns = zip(*pieces, strict=True)
+    x, y, keys, content = (np.concatenate(next(columns)) for _ in range(4))
     order = sort_order(keys, content)
-    tables = [piece[4] for piece in pieces if piece[4] is not None]
-    table = pa.concat_tables(tables).take(pa.array(order)).combine_chunks() if tables else None
+    table = pa.concat_tables(next(columns)).take(pa.array(order)).combine_chunks()
     return Rows(Matrix(np.ascontiguousarray(x[order]), y[order], encoder.features), table)

@@ -1,6 +1,6 @@
 """Write the evaluated model as a bundle and register it as a model version, alias `candidate`.
 
-raycycle run experiment=flights --until register
+$ raycycle run experiment=flights --until register
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def register(
     plugins: list[str],
     progress: Progress,
 ) -> Registered:
-    """The same model again (same bytes) is the version that is there."""
+    """The bundle as the next version of model `name`, kept in the run `run_id`; the same bytes again are the version that is there."""
     with progress.stage("register") as bar:
         draft = Path(tempfile.mkdtemp(prefix="bundle.", dir=folder))
         try:
@@ -44,7 +44,7 @@ def register(
             stored = tracking.log_folder(run_id, draft, "model")
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        tags = {"raycycle.metric": evaluation.trial.family, "raycycle.run": run_id}
+        tags = {"raycycle.trainer": evaluation.trial.family, "raycycle.run": run_id}
         made = registry.register(name, run_id, stored, digest, passed=evaluation.passed, tags=tags)
         made = registry.set_alias(made, CANDIDATE)
         bar.note = str(made)
@@ -53,9 +53,6 @@ def register(
 
 def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: Path, plugins: list[str]) -> str:
     trial, family = evaluation.trial, evaluation.family
-    holdout = prepared.parts["holdout"].table
-    if holdout is None:
-        raise AssertionError("the holdout always keeps its rows")
     return bundle.write(
         folder,
         name=name,
@@ -67,7 +64,7 @@ def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: 
         fitted=evaluation.fitted,
         target=evaluation.target,
         threshold=trial.threshold,
-        golden=holdout.slice(0, GOLDEN_ROWS),
+        golden=prepared.parts["holdout"].table.slice(0, GOLDEN_ROWS),
         reference=prepared.reference,
         plugins=tuple(plugins),
     )

@@ -1,6 +1,6 @@
 """Score a table with a registered model: Ray schedules shards, each task streams its shard through the same encoder as training.
 
-raycycle score flights august.parquet scores/
+$ raycycle score flights august.parquet scores/
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from tables import formats
 from tables.casting import cast
 from tables.files import Files
 from tables.formats import UNREADABLE
-from tables.target import Target
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
 
@@ -45,7 +44,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Scored:
-    """`rows` were written to `output`; `quarantined` rows lie below it in `_quarantine`, with the reason."""
+    """`rows` were written to `output`; `quarantined` rows lie below it in `_quarantine`, with the reason.
+
+    `by`: metrics (and `rows`, how many) of each group, where the scores were judged.
+    """
 
     output: Path
     rows: int
@@ -164,8 +166,15 @@ def _refuse_other_job(output: Path, job: str) -> None:
         )
 
 
-def judged_by(scored: Scored, label: str, by: str, target: Target, threshold: float) -> dict[str, dict[str, float]]:
+def score_unseen(model: Registered, rows: Path, output: Path, keep: list[str], by: str | None, progress: Progress) -> Scored:
+    """Score the Parquet folder `rows`, whose label is known, and judge the scores by the column `by`, if any; both must be in `keep`."""
+    scored = score(model, Files(path=str(rows), format="parquet"), output, keep, progress)
+    return scored if by is None else dataclasses.replace(scored, by=judged_by(scored, by, Bundle.open(model.folder, model.digest)))
+
+
+def judged_by(scored: Scored, by: str, bundle: Bundle) -> dict[str, dict[str, float]]:
     """Metrics of scored rows whose label was kept, by the value of the column `by`."""
+    label, target = bundle.contract.label, bundle.target
     table = pyarrow.dataset.dataset(scored.output, format="parquet").to_table()
     if not {label, by} <= set(table.column_names):
         raise RaycycleError("the scores do not hold the label and the group", value=[label, by], next=f"score.keep=[{label},{by}]")
@@ -180,5 +189,5 @@ def judged_by(scored: Scored, label: str, by: str, target: Target, threshold: fl
     for group in sorted(set(groups)):
         rows = known & (groups == group)
         if rows.any():
-            found[group] = {"rows": float(rows.sum()), **metrics_of(target.task, y[rows], predicted[rows], threshold)}
+            found[group] = {"rows": float(rows.sum()), **metrics_of(target.task, y[rows], predicted[rows], bundle.manifest.threshold)}
     return found

@@ -25,7 +25,7 @@ MIN_AT_RUNG = 3
 
 @dataclass(frozen=True)
 class Proposal:
-    """`bounds`: at each share of training done, the loss above which the trial stops."""
+    """What a trial is to try. `bounds`: at each share of training done, the loss above which it stops."""
 
     number: int
     family: str
@@ -36,7 +36,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Trial:
-    """One finished fit. `value` is the sweep's metric on validation rows; `rungs` the losses met on the way."""
+    """One fit that ended.
+
+    `loss` is that of the sweep's metric on validation rows, infinite where it failed; `rungs` are the losses met on the way, by the
+    share of training done; `started` is in seconds since 1970; `reason` says why it stopped or failed.
+    """
 
     number: int
     family: str
@@ -84,6 +88,7 @@ class Proposer:
         return Proposal(number, name, params, bool(log_target), self._bounds(name))
 
     def tell(self, trial: Trial) -> None:
+        """Note a trial that ended; the sampler hears of it when its turn comes."""
         self.trials[trial.number] = trial
 
     def _defaults(self) -> list[dict[str, Any]]:
@@ -135,7 +140,10 @@ def _study(search: Search, seed: int) -> optuna.Study:
 
 
 def tune_searcher(proposer: Proposer, on_done: Callable[[Trial], None], failed: Callable[[Proposal, str], Trial]) -> Any:
-    """`proposer` as Ray Tune wants to see it. The class is made here because its base is imported with Ray."""
+    """`proposer` as Ray Tune wants to see it; `failed` makes a trial of a proposal whose worker died.
+
+    The class is made here because its base is imported with Ray.
+    """
     from ray.tune.search import Searcher
 
     class FromProposer(Searcher):

@@ -1,4 +1,7 @@
-"""What is up, and which versions answer.  raycycle status"""
+"""What is up, and which versions answer.
+
+$ raycycle status
+"""
 
 from __future__ import annotations
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from cluster.store import Store
+from flows.made import Made, curl, release_line
 from flows.plan import Plan
-from flows.record import Made, curl, release_line
-from flows.search import Trial
-from flows.sweep import best_of, shown
-from trainers.metrics import HIGHER_IS_BETTER
+from flows.sweep import best_by_family, shown
+from trainers.metrics import better
 
 
 def lines(made: Made, plan: Plan, store: Store) -> list[str]:
+    """What `raycycle run` prints at its end; stages that were not run say nothing."""
     total = sum(made.seconds.values())
     said = ["", f"{plan.config.dataset.name}: run {made.run_id}, {total:.0f} s"]
     if made.ingested:
@@ -40,11 +40,7 @@ def _won(made: Made) -> list[str]:
         return []
     best, metric = made.swept.best, made.swept.metric
     params = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in best.params.items())
-    others: dict[str, list[Trial]] = {}
-    for trial in made.swept.trials:
-        if trial.family != best.family and trial.status == "finished":
-            others.setdefault(trial.family, []).append(trial)
-    rivals = [f"{family} {shown(metric, leader)}" for family, trials in others.items() if (leader := best_of(trials))]
+    rivals = [f"{family} {shown(metric, trial)}" for family, trial in best_by_family(made.swept.trials).items() if family != best.family]
     said = [f"  won       {best.family}, trial {best.number} of {len(made.swept.trials)} ({params or 'its defaults'})"]
     beat = f"; {', '.join(rivals)}" if rivals else ""
     return [*said, f"            {metric} {shown(metric, best)} on validation{beat}"]
@@ -61,7 +57,7 @@ def _judged(made: Made) -> list[str]:
     )
     said = [f"  holdout   {good} on {quality.rows:,} rows", f"  beat      a constant answer: {metric} {judged.constant[metric]:.4f}"]
     if judged.champion:
-        word = "better" if (quality.metrics[metric] > judged.champion[metric]) == HIGHER_IS_BETTER[metric] else "not better"
+        word = "better" if better(metric, quality.metrics[metric], judged.champion[metric]) else "not better"
         said.append(f"            {word} than champion {made.champion}: {metric} {judged.champion[metric]:.4f}")
     passed = sum(verdict.passed for verdict in judged.verdicts)
     return [*said, f"  gates     {passed} of {len(judged.verdicts)} passed"]

@@ -1,12 +1,14 @@
 """Search trainers and their parameters with Ray Tune on the prepared matrices.
 
-raycycle sweep experiment=flights trainer=all sweep.num_trials=40
+$ raycycle sweep experiment=flights trainer=all sweep.num_trials=40
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,9 +23,9 @@ from conf.errors import RaycycleError
 from conf.schema import Search, Sweep
 from flows.prepare import Prepared
 from flows.search import Proposal, Proposer, Trial, tune_searcher
-from tables.target import Target
+from tables.target import Target, default_metric
 from trainers.family import Family
-from trainers.metrics import HIGHER_IS_BETTER, check_metric, choose_threshold, default_metric, loss, one_metric, score
+from trainers.metrics import check_metric, choose_threshold, loss, one_metric, score
 from trainers.protocol import Context, Fitted, Matrix
 
 # With fewer rows than this one validation part is too noisy to choose by, so trials are cross-validated.
@@ -56,7 +58,7 @@ class Searching:
 
 @dataclass(frozen=True)
 class Swept:
-    """All trials in order, the best, its family, and the rows they were judged on."""
+    """All trials by number, the best one, its family, and the rows they were judged on."""
 
     trials: tuple[Trial, ...]
     best: Trial
@@ -72,7 +74,8 @@ class Swept:
         return int(self.data.folds.max()) + 1 if self.data.folds is not None else 1
 
     def value(self, trial: Trial) -> float:
-        return -trial.loss if HIGHER_IS_BETTER[self.metric] else trial.loss
+        """The trial's metric, from its loss."""
+        return loss(self.metric, trial.loss)
 
 
 class _Rungs:
@@ -103,7 +106,7 @@ def fit(
     steps: int | None = None,
     **more: Any,
 ) -> Fitted:
-    """One fit as the sweep and the refit do it."""
+    """One fit as the sweep and the refit do it; `steps` as in `Context`, and `more` for its other fields."""
     context = Context(
         task=target.task,
         num_classes=max(len(target.classes), 1),
@@ -121,7 +124,7 @@ def fit(
 def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]) -> Trial:
     """Fit and judge one proposal; whatever goes wrong becomes a failed trial with its reason."""
     started = time.time()
-    target = Target(data.target.task, data.target.classes, proposal.log_target)
+    target = dataclasses.replace(data.target, log=proposal.log_target)
 
     def measure(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
         return loss(data.metric, one_metric(data.metric, target.task, y, target.backward(predicted)))
@@ -134,7 +137,8 @@ def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]
             fitted = fit(family, proposal.params, data.train, watched, target, data.seed, report=passed.report)
             predicted, steps = (fitted.predict(watched.x) if watched else np.zeros(0)), fitted.steps
         else:
-            predicted, steps = _cross_validate(family, proposal.params, data, target)
+            predicted, steps = _cross_validate(family, proposal.params, data.train, data.folds, target, data.seed)
+        _check_shape(predicted, len(y_valid), target)
         value = measure(y_valid, predicted)
         threshold = choose_threshold(y_valid, predicted) if target.task == "binary" else 0.5
         metrics = score(target.task, y_valid, target.backward(predicted), threshold)
@@ -161,7 +165,15 @@ def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]
     )
 
 
+def _check_shape(predicted: NDArray[np.float64], count: int, target: Target) -> None:
+    """A metric of [rows, 1] against [rows] would be a number, of nothing."""
+    wanted = (count, len(target.classes)) if target.task == "multiclass" else (count,)
+    if predicted.shape != wanted:
+        raise ValueError(f"predictions have shape {predicted.shape}, not {wanted}")
+
+
 def failed_trial(proposal: Proposal, reason: str, started: float = 0.0) -> Trial:
+    """The trial that a proposal becomes when its fit raised or its worker died; `started` 0 means nobody knows when it began."""
     return Trial(
         number=proposal.number,
         family=proposal.family,
@@ -179,24 +191,24 @@ def failed_trial(proposal: Proposal, reason: str, started: float = 0.0) -> Trial
     )
 
 
-def _cross_validate(family: Family, params: dict[str, Any], data: Data, target: Target) -> tuple[NDArray[np.float64], int | None]:
-    """Out-of-fold predictions, and the median of the folds' best steps."""
-    out: NDArray[np.float64] | None = None
-    steps = []
-    folds = data.folds if data.folds is not None else np.zeros(len(data.train.y), np.int64)
+def _cross_validate(
+    family: Family, params: dict[str, Any], train: Matrix, folds: NDArray[np.int64], target: Target, seed: int
+) -> tuple[NDArray[np.float64], int | None]:
+    """Each row predicted by the model that did not see its fold, and the median of the models' best steps (None where there are none)."""
+    places, pieces, steps = [], [], []
     for fold in range(int(folds.max()) + 1):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        fitted = fit(family, params, rows(data.train, inside), rows(data.train, outside), target, data.seed)
-        predicted = fitted.predict(data.train.x[outside])
-        out = np.zeros((len(folds), *predicted.shape[1:])) if out is None else out
-        out[outside] = predicted
+        fitted = fit(family, params, _taken(train, inside), _taken(train, outside), target, seed)
+        places.append(outside)
+        pieces.append(fitted.predict(train.x[outside]))
         if fitted.steps is not None:
             steps.append(fitted.steps)
-    return (out if out is not None else np.zeros(0)), (int(np.median(steps)) if steps else None)
+    order = np.argsort(np.concatenate(places))  # the folds share out the rows: this puts each back in its place
+    return np.concatenate(pieces)[order], int(np.median(steps)) if steps else None
 
 
-def rows(matrix: Matrix, which: NDArray[np.int64]) -> Matrix:
-    return Matrix(matrix.x[which], matrix.y[which], matrix.features)
+def _taken(matrix: Matrix, rows: NDArray[np.int64]) -> Matrix:
+    return Matrix(matrix.x[rows], matrix.y[rows], matrix.features)
 
 
 def joined(*matrices: Matrix) -> Matrix:
@@ -243,7 +255,7 @@ def log_targets(target: Target, y: NDArray[np.float64]) -> tuple[bool, ...]:
 
 
 def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Progress, on_trial: Callable[[Trial], None]) -> Swept:
-    """Raises RaycycleError when no trial finished."""
+    """Run every trial, telling `on_trial` of each that ended. Raises RaycycleError when none finished."""
     from ray import tune
 
     settings, search = searching.sweep, searching.search
@@ -270,7 +282,10 @@ def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Prog
             max_concurrent_trials=searching.concurrency,
             reuse_actors=True,
         )
-        tune.Tuner(trainable, tune_config=config, run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0)).fit()
+        try:
+            tune.Tuner(trainable, tune_config=config, run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0)).fit()
+        finally:
+            shutil.rmtree(folder / "tune", ignore_errors=True)  # Tune's own state is pickled, and only its own restore reads it
     trials = tuple(proposer.trials[number] for number in sorted(proposer.trials))
     best = best_of(trials)
     if best is None:
@@ -280,9 +295,20 @@ def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Prog
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The finished trial with the smallest loss, the earliest among equals."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return min(finished, key=lambda trial: (trial.loss, trial.number)) if finished else None
 
 
+def best_by_family(trials: Iterable[Trial]) -> dict[str, Trial]:
+    """The best finished trial of each family, best first."""
+    best: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.loss, trial.number)):
+        if trial.status == "finished":
+            best.setdefault(trial.family, trial)
+    return best
+
+
 def shown(metric: str, trial: Trial) -> str:
-    return f"{-trial.loss if HIGHER_IS_BETTER[metric] else trial.loss:.4f}"
+    """The trial's metric as text."""
+    return f"{loss(metric, trial.loss):.4f}"

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-SOURCE_ROOT = Path(__file__).resolve().parent.parent
+from conf.targets import SOURCE
 
 
 def of_file(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal as all digests here."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -27,5 +28,5 @@ def of_folder(folder: Path) -> dict[str, str]:
 
 def lock_digest() -> str | None:
     """Digest of the lock file that this source tree runs with; None when installed without one."""
-    lock = SOURCE_ROOT / "requirements.lock"
+    lock = SOURCE / "requirements.lock"
     return of_file(lock) if lock.exists() else None

@@ -1,4 +1,7 @@
-"""The Serve application: one deployment whose replicas follow the `Releases` actor.  Started by `raycycle up`."""
+"""The Serve application: one deployment whose replicas follow the `Releases` actor.
+
+$ raycycle up
+"""
 
 from __future__ import annotations
 

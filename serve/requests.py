@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 from msgspec import UNSET, UnsetType
 
-from conf.errors import RaycycleError, suggest
+from conf.errors import RaycycleError, some, suggest
 from serve.errors import HttpError
 from tables.contract import Contract
 
@@ -141,7 +141,7 @@ class RowDecoder:
                 422,
                 f"{where or 'the body'} has an unknown field{suggest(match[1], known)}",
                 value=_shown(match[1]),
-                allowed=_some([*known, *(self.ignored if where else ())]),
+                allowed=some([*known, *(self.ignored if where else ())], 20),
             )
         if match := re.search(r"missing required field `(.*)`$", said, re.DOTALL):
             name = match[1]
@@ -209,7 +209,3 @@ def _shown(value: Any) -> Any:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (f", ... ({len(names)})" if len(names) > 20 else "")

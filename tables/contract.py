@@ -1,26 +1,26 @@
 """The contract: the typed, checkable promise about a table after its source's joins. Training, `score` and HTTP take these rows.
 
-raycycle init flights.csv --label late      writes one; a person reviews it
+$ raycycle init flights.csv --label late    # writes one, for a person to review
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from conf.errors import UsageError, suggest
+from conf.errors import UsageError, some, suggest
 from tables.casting import ARROW, ColumnType, cast, true_or_false
 from tables.features import Task
 from tables.formats import UNREADABLE
-from tables.rules import check_rule, evaluate, some
+from tables.rules import check_rule, evaluate
 
 Role = Literal["feature", "label", "key", "time", "observed"]
 Severity = Literal["warn", "quarantine", "stop"]
@@ -70,6 +70,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return [name for name, column in self.columns.items() if column.role == "feature"]
 
     def schema(self, names: list[str] | None = None) -> pa.Schema:
+        """The Arrow types of the columns `names`, all by default."""
         return pa.schema([(name, ARROW[self.columns[name].type]) for name in (names or self.columns)])
 
     def dump(self) -> str:
@@ -95,6 +96,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return contract
 
     def validate(self, file: Path) -> None:
+        """Raise UsageError, naming `file`, where parts of the contract contradict each other."""
         for use, names in (("label", [self.label]), ("key", self.key), ("time", [self.time] if self.time else [])):
             for name in names:
                 if name not in self.columns:
@@ -145,58 +147,74 @@ def check(contract: Contract, table: pa.Table) -> Checked:
             allowed=some(table.column_names),
             next="correct the source, or remove the column from the contract",
         )
-    rule = pa.nulls(table.num_rows, pa.string())
-    reason = pa.nulls(table.num_rows, pa.string())
-    warned: dict[str, int] = {}
+    sorting = _Sorting(table)
     arrays: list[pa.Array] = []
-
-    def broken(name: str, severity: Severity, mask: pa.Array, said: str) -> None:
-        nonlocal rule, reason
-        count = pc.sum(mask).as_py() or 0
-        if not count:
-            return
-        if severity == "stop":
-            raise UsageError(
-                f"contract rule {name!r} is broken by {count} rows: {said}", next="correct the data, or the rule in the contract"
-            )
-        if severity == "warn":
-            warned[name] = warned.get(name, 0) + count
-            return
-        first = pc.and_(mask, pc.is_null(rule))
-        rule, reason = pc.if_else(first, name, rule), pc.if_else(first, said, reason)
-
-    if UNREADABLE in table.column_names:
-        damage = table.column(UNREADABLE).combine_chunks()
-        rule, reason = pc.if_else(pc.is_valid(damage), "unreadable", rule), damage
     for name, column in contract.columns.items():
         array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
         arrays.append(array)
-        # A value that cannot be read is never only a warning: it would silently become a null.
-        broken(f"{name}.type", "quarantine", unreadable, f"{name} is not a {column.type}")
-        if not column.nullable:
-            said = "the label is missing" if column.role == "label" else f"{name} is null"
-            broken(f"{name}.nullable", "quarantine", pc.and_(pc.is_null(array), pc.invert(unreadable)), said)
-        if column.min is not None:
-            broken(
-                f"{name}.min", column.severity, true_or_false(pc.less(array, _bound(column.min, array, math.ceil))), f"{name} is below {column.min:g}"
-            )
-        if column.max is not None:
-            broken(
-                f"{name}.max",
-                column.severity,
-                true_or_false(pc.greater(array, _bound(column.max, array, math.floor))),
-                f"{name} is above {column.max:g}",
-            )
-        if column.allowed is not None:
-            known = pc.is_in(pc.cast(array, pa.string()), value_set=pa.array(column.allowed, pa.string()))
-            broken(f"{name}.allowed", column.severity, pc.and_(pc.invert(known), pc.is_valid(array)), f"{name} is not in the allowed set")
+        for breach in _breaches(name, column, array, unreadable):
+            sorting.note(breach)
     typed = pa.table(dict(zip(contract.columns, arrays, strict=True)), schema=contract.schema())
-    for each in contract.rules:
-        kept = pc.fill_null(evaluate(each.check, typed), True)
-        broken(each.name, each.severity, pc.invert(kept), f"not {each.check}")
-    is_good = pc.is_null(rule)
-    marked = typed.append_column("_rule", rule).append_column("_reason", reason)
-    return Checked(typed.filter(is_good), marked.filter(pc.invert(is_good)), warned)
+    for rule in contract.rules:
+        kept = pc.fill_null(evaluate(rule.check, typed), True)
+        sorting.note(_Breach(rule.name, rule.severity, pc.invert(kept), f"not {rule.check}"))
+    is_good = pc.is_null(sorting.rule)
+    marked = typed.append_column("_rule", sorting.rule).append_column("_reason", sorting.reason)
+    return Checked(typed.filter(is_good), marked.filter(pc.invert(is_good)), sorting.warned)
+
+
+class _Breach(NamedTuple):
+    """`mask` (bool [rows], no nulls) says which rows break the rule `name`."""
+
+    name: str
+    severity: Severity
+    mask: pa.Array
+    said: str
+
+
+class _Sorting:
+    """The first rule that each row broke, why, and how many rows broke those rules that only warn."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.rule = self.reason = pa.nulls(table.num_rows, pa.string())
+        self.warned: dict[str, int] = {}
+        if UNREADABLE in table.column_names:
+            self.reason = table.column(UNREADABLE).combine_chunks()
+            self.rule = pc.if_else(pc.is_valid(self.reason), "unreadable", self.rule)
+
+    def note(self, breach: _Breach) -> None:
+        count = pc.sum(breach.mask).as_py() or 0
+        if not count:
+            return
+        if breach.severity == "stop":
+            raise UsageError(
+                f"contract rule {breach.name!r} is broken by {count} rows: {breach.said}",
+                next="correct the data, or the rule in the contract",
+            )
+        if breach.severity == "warn":
+            self.warned[breach.name] = self.warned.get(breach.name, 0) + count
+            return
+        first = pc.and_(breach.mask, pc.is_null(self.rule))
+        self.rule, self.reason = pc.if_else(first, breach.name, self.rule), pc.if_else(first, breach.said, self.reason)
+
+
+def _breaches(name: str, column: Column, array: pa.Array, unreadable: pa.Array) -> Iterator[_Breach]:
+    """What is wrong with one column's values, cast to `array`."""
+    # A value that cannot be read is never only a warning: it would silently become a null.
+    yield _Breach(f"{name}.type", "quarantine", unreadable, f"{name} is not a {column.type}")
+    if not column.nullable:
+        said = "the label is missing" if column.role == "label" else f"{name} is null"
+        yield _Breach(f"{name}.nullable", "quarantine", pc.and_(pc.is_null(array), pc.invert(unreadable)), said)
+    if column.min is not None:
+        below = true_or_false(pc.less(array, _bound(column.min, array, math.ceil)))
+        yield _Breach(f"{name}.min", column.severity, below, f"{name} is below {column.min:g}")
+    if column.max is not None:
+        above = true_or_false(pc.greater(array, _bound(column.max, array, math.floor)))
+        yield _Breach(f"{name}.max", column.severity, above, f"{name} is above {column.max:g}")
+    if column.allowed is not None:
+        known = pc.is_in(pc.cast(array, pa.string()), value_set=pa.array(column.allowed, pa.string()))
+        outside = pc.and_(pc.invert(known), pc.is_valid(array))
+        yield _Breach(f"{name}.allowed", column.severity, outside, f"{name} is not in the allowed set")
 
 
 def _bound(value: float, array: pa.Array, whole: Callable[[float], int]) -> pa.Scalar:

@@ -6,7 +6,7 @@ Fitted from mergeable sketches of the training rows; stored as JSON; Arrow batch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,6 @@ from tables.contract import Contract
 from tables.features import Feature
 from tables.sketches import LevelSketch, NumericSketch, Sketch, as_floats
 
-UNSEEN = 0
 DatePart = Literal["weekday", "hour", "day_of_year", "days"]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -145,6 +144,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path) -> Encoder:
+        """Raises RaycycleError when the file is damaged, or of another version."""
         try:
             stored = msgspec.convert(read_json(folder / "encoder.json"), _Stored)
         except msgspec.ValidationError as error:
@@ -153,6 +153,7 @@ class Encoder:
 
 
 def _decide(name: str, kind: str, sketch: Sketch, along_time: bool, max_levels: int, min_rows: int) -> Spec | str:
+    """How a column becomes features, or why it becomes none."""
     if isinstance(sketch, LevelSketch):
         levels = sketch.top(max_levels, min(min_rows, max(1, sketch.counts.total() // 20)))
         if not levels:
@@ -181,9 +182,3 @@ def _date_spec(name: str, kind: str, sketch: NumericSketch, along_time: bool) ->
     median_day = math.floor(sketch.quantile(0.5) / per_day)
     fills = {"weekday": 3.0, "hour": 12.0, "day_of_year": 182.0, "days": float(median_day)}
     return DateSpec(name, parts, [fills[part] for part in parts], sketch.nulls > 0)
-
-
-def feature_groups(encoder: Encoder) -> Iterator[tuple[str, list[int]]]:
-    """Each source column with the matrix columns made from it."""
-    for column in encoder.columns:
-        yield column, [i for i, feature in enumerate(encoder.features) if feature.source == column]

@@ -1,17 +1,20 @@
-"""One column of the encoded matrix, as the encoder describes it to the trainers."""
+"""What the encoder tells the trainers: the task, and what each column of the matrix holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-FeatureKind = Literal["numeric", "indicator", "boolean", "categorical"]
+FeatureKind = Literal["numeric", "indicator", "categorical"]
 Task = Literal["binary", "multiclass", "regression"]
 
 
 @dataclass(frozen=True)
 class Feature:
-    """`levels` is the number of codes (0 .. levels-1) of a categorical feature, else 0; `source` the table column it comes from."""
+    """One column of the encoded matrix, made from the table's column `source`.
+
+    `levels` is the number of codes (0 .. levels-1) of a categorical feature, else 0.
+    """
 
     name: str
     kind: FeatureKind

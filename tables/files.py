@@ -1,6 +1,6 @@
 """The source of plain files: CSV, JSON lines or Parquet, as one file, a folder, or a glob.
 
-raycycle init flights.csv --label late      writes conf/dataset/NAME.yaml with this class as its source
+$ raycycle init flights.csv --label late    # writes a dataset YAML with this class as its source
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import ray.data
 
 NULL_VALUES = ("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null")
-NumberStyle = Literal["1,234.5", "1.234,5"]
 _FORMATS = ("auto", "csv", "jsonl", "parquet")
 _STYLES = ("1,234.5", "1.234,5")
 

@@ -11,19 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.errors import UsageError, suggest
+from conf.errors import UsageError, some, suggest
 from tables.casting import ColumnType
 from tables.features import Task
 from tables.findings import Finding, counted, shown
 from tables.inference import Reading, read_column
-from tables.rules import some
-from tables.target import MIN_CLASS_ROWS
+from tables.target import MIN_CLASS_ROWS, default_metric
 
 MIN_ROWS = 20
 # A whole-numbered label with more values than this, or with few rows for each, is a quantity.
 MAX_NUMERIC_CLASSES = 20
 MAX_CLASSES = 1000
-RARE = 0.1
 _POSITIVE = ("true", "t", "yes", "y", "positive", "pos", "+")
 _ONES = {"1": ("0", "-1"), "+1": ("-1",)}
 _NEGATIONS = ("not ", "not_", "no ", "no_", "non-", "non_", "non ", "in", "un")
@@ -146,7 +144,7 @@ def _classes(name: str, reading: Reading) -> Label:
     y, shares = renumber[codes], counts[kept] / counts[kept].sum()
     classes = [texts[i] for i in kept]
     if len(kept) > 2:
-        metric = "f1_macro" if shares.min() < RARE / len(kept) else "log_loss"
+        metric = default_metric("multiclass", shares.min())
         findings.insert(
             0, _task(f"{name} has {len(kept)} classes", "multiclass", "" if kind == "string" else "set task: regression for a quantity")
         )
@@ -155,7 +153,7 @@ def _classes(name: str, reading: Reading) -> Label:
     y = np.where(y < 0, -1, (y == at).astype(np.int64))
     why = f"{classes[at]} is {shares[at]:.1%} of the rows"
     findings.insert(0, _task(f"{name} has two values, {classes[1 - at]} and {classes[at]}", f"binary; scores are for {classes[at]!r}", why))
-    metric = "average_precision" if shares.min() < RARE else "roc_auc"
+    metric = default_metric("binary", shares.min())
     positive = values[kept[at]]
     return Label(
         name=name, task="binary", type=kind, reading=reading, y=y, metric=metric, classes=classes, positive=positive, findings=findings
@@ -208,4 +206,6 @@ def _quantity(name: str, reading: Reading) -> Label:
     if reading.infinite:
         what = f"{counted(reading.infinite, 'infinite label')}"
         findings.append(Finding(kind="label", what=what, decision="those rows go to the quarantine", warning=True))
-    return Label(name=name, task="regression", type="double", reading=reading, y=y, metric="rmse", findings=findings)
+    return Label(
+        name=name, task="regression", type="double", reading=reading, y=y, metric=default_metric("regression", 0.0), findings=findings
+    )

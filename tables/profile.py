@@ -1,6 +1,6 @@
 """What a look at a table found: each column's type and role, how to split its rows, and what a person should know.
 
-raycycle init FILE --label COL
+$ raycycle init FILE --label COL
 """
 
 from __future__ import annotations

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
@@ -94,14 +93,6 @@ class TableDigest:
         return cls(int(rows), int(lanes[:16], 16), int(lanes[16:], 16))
 
 
-def total(digests: Iterable[TableDigest]) -> TableDigest:
-    return functools.reduce(lambda a, b: a + b, digests, TableDigest())
-
-
 def sort_order(keys: Hashes, content: Hashes) -> NDArray[np.int64]:
     """The canonical order of rows: by key hash, and rows of one key by content."""
     return np.lexsort((content, keys))
-
-
-def duplicate_count(keys: Hashes) -> int:
-    return len(keys) - int(pc.count_distinct(pa.array(keys)).as_py())

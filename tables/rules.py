@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.errors import UsageError, suggest
+from conf.errors import UsageError, some, suggest
 
 _COMPARE = {ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater", ast.GtE: "greater_equal", ast.Eq: "equal", ast.NotEq: "not_equal"}
 _ARITHMETIC = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply"}
@@ -82,8 +81,3 @@ def check_rule(check: str, schema: pa.Schema) -> None:
         raise UsageError(f"rule does not fit the types of its columns ({error})", value=check) from None
     if not pa.types.is_boolean(kind):
         raise UsageError("rule is no yes or no question", value=check, allowed="a comparison, such as distance >= 50")
-
-
-def some(names: Any, count: int = 12) -> str:
-    names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

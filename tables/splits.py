@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.errors import UsageError
+from conf.errors import UsageError, some
 from tables.contract import Contract
 from tables.rows import row_hashes
 
@@ -49,7 +49,7 @@ class TimeSplit:
 
     def check(self, contract: Contract) -> None:
         if self.column not in contract.columns:
-            raise UsageError("split.column is not in the contract", value=self.column, allowed=", ".join(list(contract.columns)[:12]))
+            raise UsageError("split.column is not in the contract", value=self.column, allowed=some(contract.columns))
         kind = contract.schema([self.column]).field(0).type
         bounds = [b for b in (self.valid_from, self.holdout_from, self.later_from) if b is not None]
         try:
@@ -106,9 +106,11 @@ class HashSplit:
 
     def check(self, contract: Contract) -> None:
         if self.by is not None and self.by not in contract.columns:
-            raise UsageError("split.by is not in the contract", value=self.by, allowed=", ".join(list(contract.columns)[:12]))
+            raise UsageError("split.by is not in the contract", value=self.by, allowed=some(contract.columns))
         if self.stratify and self.by is None and contract.task == "regression":
-            raise UsageError("split.stratify needs classes", value=True, allowed="false for regression", next="set dataset.split.stratify=false")
+            raise UsageError(
+                "split.stratify needs classes", value=True, allowed="false for regression", next="set dataset.split.stratify=false"
+            )
 
     def fitted(self, keys: NDArray[np.uint64], labels: pa.Array) -> HashSplit:
         if self.by is not None or len(keys) > RANKED_ROWS:

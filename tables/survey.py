@@ -152,7 +152,7 @@ class _Survey:
             what = f"{counted(reading.bad, 'value')} of {quoted} cannot be read as {reading.type}"
             self._find("type", what, "those rows go to the quarantine", columns=(name,), warning=True)
         if reading.style:
-            self._find("type", f"{quoted} writes numbers like {reading.style}", "read as numbers", columns=(name,))
+            self.alike["type", f"numbers are written like {reading.style}: read as numbers"].append(name)
         if len(reading.formats) > 1:
             self._find("date", f"{quoted} mixes date formats", f"read as {', then '.join(reading.formats)}", columns=(name,), warning=True)
         if reading.ambiguous:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,8 @@ from tables.features import Task
 from tables.sketches import LevelSketch, NumericSketch, Sketch, as_floats
 
 MIN_CLASS_ROWS = 3
+# Below this share of positives accuracy and even log loss say little: precision and recall of the rare class do.
+RARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,12 @@ class Target:
         return np.log1p(y) if self.log else y
 
     def backward(self, predicted: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.expm1(predicted) if self.log else predicted
+        """From that scale to the label's own unit."""
+        with np.errstate(over="ignore"):  # an infinite prediction is judged where it is used
+            return np.expm1(predicted) if self.log else predicted
 
     def decode(self, codes: NDArray[np.int64]) -> pa.Array:
+        """Class indices as the label's values, in text."""
         return pa.array(self.classes, pa.string()).take(pa.array(codes))
 
 
@@ -68,6 +72,7 @@ def as_text(labels: pa.Array) -> pa.Array:
 
 
 def label_sketch(contract: Contract, labels: pa.Array) -> Sketch:
+    """What `Target.of` wants to know of every label of the table."""
     return NumericSketch.of(labels) if contract.task == "regression" else LevelSketch.of(as_text(labels))
 
 
@@ -89,6 +94,13 @@ def _natural(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def prediction_type(contract: Contract) -> Any:
+def prediction_type(contract: Contract) -> pa.DataType:
     """The Arrow type of the `prediction` column: that of the label, or a number."""
     return pa.float64() if contract.task == "regression" else contract.schema([contract.label]).field(0).type
+
+
+def default_metric(task: Task, rarest_share: float) -> str:
+    """What a sweep looks at when nobody says: `rarest_share` is the share of the rarer class of a binary label."""
+    if task == "regression":
+        return "rmse"
+    return "average_precision" if task == "binary" and rarest_share < RARE else "log_loss"

@@ -31,6 +31,8 @@ from trainers.protocol import Exactness, Fitted
 if TYPE_CHECKING:
     import pandas as pd
 
+# Other files, such as MLflow's description, may lie beside these; nothing but these is read.
+PARTS = ("model", "encoder", "reference", "contract.yaml", "golden.arrow")
 GOLDEN_ROWS = 32
 # Golden predictions guard against damage, not against another processor's last bit.
 GOLDEN_TOLERANCE = 1e-6
@@ -68,22 +70,14 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path, digest: str | None = None) -> Bundle:
-        """Open the bundle in `folder`, refusing any file that differs from its manifest, and the manifest if it is not `digest`."""
-        found = digests.of_file(folder / "bundle.json") if (folder / "bundle.json").exists() else None
-        if found is None or (digest is not None and found != digest):
-            raise RaycycleError(
-                f"the bundle in {folder} is not the one registered",
-                value=found,
-                allowed=digest or "a bundle.json",
-                next="raycycle model list",
-            )
-        manifest = msgspec.convert(read_json(folder / "bundle.json"), Manifest)
-        for path, expected in manifest.files.items():
-            if not (folder / path).is_file() or digests.of_file(folder / path) != expected:
-                raise RaycycleError(
-                    f"{folder / path} differs from its digest", allowed=expected, next="restore the file, or register again"
-                )
+        """Open the bundle in `folder`.
+
+        Raises RaycycleError when a file differs from its manifest, or the manifest is not `digest`.
+        """
+        found, manifest = _verified(folder, digest)
         trainer = resolve(manifest.trainer, manifest.plugins)
+        if not hasattr(trainer, "Fitted"):
+            raise RaycycleError("the bundle names a class that is no trainer", value=manifest.trainer, next="register again")
         return cls(
             folder,
             found,
@@ -128,6 +122,7 @@ class Bundle:
 
     @cached_property
     def golden(self) -> pa.Table:
+        """A few contract rows of the holdout, with the scores that the model gave them when it was new in `_scores`."""
         with pa.ipc.open_file(self.folder / "golden.arrow") as reader:
             return reader.read_all()
 
@@ -138,7 +133,7 @@ class Bundle:
         return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
 
     def check_golden(self) -> None:
-        """Raise when the golden rows no longer give the golden scores."""
+        """Raise RaycycleError when the golden rows no longer give the golden scores."""
         wanted = np.asarray(self.golden.column("_scores").combine_chunks().flatten()).reshape(self.golden.num_rows, -1)
         got = self.scores(self.golden).reshape(self.golden.num_rows, -1)
         tolerance = max(self.exactness.tolerance, GOLDEN_TOLERANCE)
@@ -164,6 +159,32 @@ class Bundle:
                 bad |= np.asarray(array.is_null())
             arrays.append(array)
         return pa.table(arrays, schema=self.input_schema()), bad
+
+
+def _verified(folder: Path, wanted: str | None) -> tuple[str, Manifest]:
+    """The digest and the manifest of the bundle in `folder`, after every file was compared with it."""
+    found = digests.of_file(folder / "bundle.json") if (folder / "bundle.json").exists() else None
+    if found is None or (wanted is not None and found != wanted):
+        raise RaycycleError(
+            f"the bundle in {folder} is not the one registered",
+            value=found,
+            allowed=wanted or "a bundle.json",
+            next="raycycle model list",
+        )
+    try:
+        manifest = msgspec.convert(read_json(folder / "bundle.json"), Manifest)
+    except msgspec.ValidationError as error:
+        raise RaycycleError(f"{folder / 'bundle.json'} is not a bundle of this version ({error})", next="register again") from None
+    files = {path: sha256 for path, sha256 in digests.of_folder(folder).items() if path.split("/")[0] in PARTS}
+    for path in sorted(files.keys() | manifest.files.keys()):
+        if files.get(path) != manifest.files.get(path):
+            raise RaycycleError(
+                f"{folder / path} differs from its digest",
+                value=files.get(path),
+                allowed=manifest.files.get(path, "no such file"),
+                next="restore the file, or register again",
+            )
+    return found, manifest
 
 
 def write(

@@ -104,12 +104,12 @@ def _family(name: str, node: Mapping[str, Any], overrides: Mapping[str, str], fi
         if key not in known:
             raise UsageError(f"trainer {name} has no parameter{suggest(key, known)}", value=key, allowed=", ".join(known))
     default = {f.name: f.default for f in dataclasses.fields(kind.Params)}
-    space = {
-        key: _whole(parse(f"{name}.{key}", text), default[key]) for key, text in texts.items() if key in overrides or key not in fixed
-    }
+    space = {key: _whole(parse(f"{name}.{key}", text), default[key]) for key, text in texts.items() if key in overrides or key not in fixed}
     asked = node.get("resources") or {}
     if unknown := [key for key in asked if key not in ("cpu", "gpu")]:
-        raise UsageError(f"trainer.resources has no {unknown[0]}{suggest(unknown[0], ('cpu', 'gpu'))}", value=unknown[0], allowed="cpu, gpu")
+        raise UsageError(
+            f"trainer.resources has no {unknown[0]}{suggest(unknown[0], ('cpu', 'gpu'))}", value=unknown[0], allowed="cpu, gpu"
+        )
     family = Family(name, str(node["_target_"]), params, space, Resources(**asked), plugins)
     family.build_params({})
     for key, domain in space.items():

@@ -1,4 +1,7 @@
-"""LightGBM family: leaf-wise boosted trees with native categories.  raycycle run trainer=lightgbm trainer.num_leaves=63"""
+"""LightGBM family: leaf-wise boosted trees with native categories.
+
+$ raycycle run trainer=lightgbm trainer.num_leaves=63
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from trainers.columns import categorical
 from trainers.outputs import of_predicted_class
 from trainers.protocol import Context, Exactness, Matrix
 from trainers.ranges import check
+from trainers.sizes import eased_floor, eased_penalty
 from trainers.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ OBJECTIVES = {"binary": "binary", "multiclass": "multiclass", "regression": "reg
 
 @dataclass(frozen=True, kw_only=True)
 class LightGBMParams:
+    """`min_data_in_leaf` and `lambda_l2` are for large tables, and eased on a small one (`trainers.sizes`)."""
+
     num_rounds: int = 400
     patience: int = 20
     learning_rate: float = 0.08
@@ -86,7 +92,7 @@ class LightGBM:
     def fit(self, train: Matrix, valid: Matrix | None, params: LightGBMParams, context: Context) -> FittedLightGBM:
         import lightgbm
 
-        settings = _settings(params, context)
+        settings = _settings(params, context, len(train.y))
         # The settings stand on each data set too: one that names no number of threads gives the whole process every core.
         rows = lightgbm.Dataset(train.x, train.y, categorical_feature=categorical(train.features), params=settings)
         booster = lightgbm.Booster(settings, rows)
@@ -112,7 +118,7 @@ def _current(booster: Any, train: Matrix, valid: Matrix | None) -> NDArray[np.fl
     return seen[0].copy()
 
 
-def _settings(params: LightGBMParams, context: Context) -> dict[str, Any]:
+def _settings(params: LightGBMParams, context: Context, rows: int) -> dict[str, Any]:
     # The wheel has no CUDA build, so a GPU is left to the families that can use it.
     settings = {
         "objective": OBJECTIVES[context.task],
@@ -124,11 +130,11 @@ def _settings(params: LightGBMParams, context: Context) -> dict[str, Any]:
         "verbosity": -1,
         "learning_rate": params.learning_rate,
         "num_leaves": params.num_leaves,
-        "min_data_in_leaf": params.min_data_in_leaf,
+        "min_data_in_leaf": max(1, round(eased_floor(params.min_data_in_leaf, rows, context))),
         "feature_fraction_bynode": params.feature_fraction,
         "bagging_fraction": params.bagging_fraction,
         "bagging_freq": 1,
-        "lambda_l2": params.lambda_l2,
+        "lambda_l2": eased_penalty(params.lambda_l2, rows, context),
         "cat_smooth": params.cat_smooth,
         "cat_l2": params.cat_l2,
     }

@@ -1,4 +1,7 @@
-"""Linear family: logistic regression or ridge on standardised numbers and one-hot categories.  raycycle run trainer=linear"""
+"""Linear family: logistic regression or ridge on standardised numbers and one-hot categories.
+
+$ raycycle run trainer=linear
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ ARRAYS = ("coef", "intercept", "mean", "scale")
 
 @dataclass(frozen=True, kw_only=True)
 class LinearParams:
-    l2: float = 10.0
+    l2: float = 1.0
     max_iterations: int = 300
 
     def __post_init__(self) -> None:

@@ -30,15 +30,7 @@ BY_TASK: dict[Task, tuple[str, ...]] = {
     "multiclass": ("roc_auc", "log_loss", "brier", "accuracy", "f1_macro"),
     "regression": ("mae", "rmse", "r2"),
 }
-# Below this share of positives accuracy and even log loss say little: precision and recall of the rare class do.
-RARE = 0.1
 _EPS = float(np.finfo(np.float64).eps)
-
-
-def default_metric(task: Task, positive_share: float) -> str:
-    if task == "regression":
-        return "rmse"
-    return "average_precision" if task == "binary" and positive_share < RARE else "log_loss"
 
 
 def check_metric(metric: str, task: Task) -> str:
@@ -54,7 +46,7 @@ def better(metric: str, one: float, other: float) -> bool:
 
 
 def loss(metric: str, value: float) -> float:
-    """The metric as something to make small."""
+    """The metric as something to make small; asked of a loss, the metric again."""
     return -value if HIGHER_IS_BETTER[metric] else value
 
 

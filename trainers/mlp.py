@@ -1,4 +1,7 @@
-"""Neural family: binned numbers and embedded categories into a small dense network.  raycycle run trainer=mlp trainer.hidden=128"""
+"""Neural family: binned numbers and embedded categories into a small dense network.
+
+$ raycycle run trainer=mlp trainer.hidden=128
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from trainers.columns import target_mean_and_scale
 from trainers.outputs import to_predictions
 from trainers.protocol import Context, Exactness, Matrix
 from trainers.ranges import check
+from trainers.sizes import epochs_for
 from trainers.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -25,10 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MlpParams:
-    """`batch_size` is a ceiling: a small table gets smaller batches, for about 100 of them an epoch."""
+    """`batch_size` is a ceiling: a small table gets smaller batches, for about 100 of them an epoch.
 
-    num_epochs: int = 6
-    patience: int = 2
+    `num_epochs` null: by the number of rows (`trainers.sizes`). `patience` null: a third of the epochs.
+    """
+
+    num_epochs: int | None = None
+    patience: int | None = None
     batch_size: int = 1024
     learning_rate: float = 3e-3
     weight_decay: float = 0.5
@@ -37,8 +44,9 @@ class MlpParams:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        check(self, "num_epochs", at_least=1)
-        check(self, "patience", at_least=1)
+        for name in ("num_epochs", "patience"):
+            if getattr(self, name) is not None:
+                check(self, name, at_least=1)
         check(self, "batch_size", at_least=1)
         check(self, "learning_rate", above=0, at_most=1)
         check(self, "weight_decay", at_least=0)
@@ -123,11 +131,12 @@ def _fit(train: Matrix, valid: Matrix | None, params: MlpParams, context: Contex
     mean, scale = target = target_mean_and_scale(context.task, train.y)
     y = torch.from_numpy((train.y - mean) / scale).to(context.device, torch.long if context.task == "multiclass" else torch.float32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    stopping = Stopping(context, valid, params.num_epochs, params.patience)
+    epochs = params.num_epochs or epochs_for(len(train.y))
+    stopping = Stopping(context, valid, epochs, params.patience or max(epochs // 3, 1))
     best: dict[str, torch.Tensor] = {}
     for epoch in range(1, stopping.max_steps + 1):
-        # Falls with the epochs of the params, not of the context, so that a refit of fewer epochs walks the same way.
-        optimizer.param_groups[0]["lr"] = params.learning_rate * max(1 - (epoch - 1) / params.num_epochs, 0.01)
+        # Falls with the epochs there may be, not with those the context asks for, so that a refit of fewer epochs walks the same way.
+        optimizer.param_groups[0]["lr"] = params.learning_rate * max(1 - (epoch - 1) / epochs, 0.01)
         network.train()
         for batch in torch.randperm(len(x)).to(context.device).split(min(params.batch_size, max(16, len(x) // 100))):
             optimizer.zero_grad()

@@ -74,17 +74,21 @@ def parse(name: str, text: str) -> Domain:
             raise refuse("choices of mixed types")
         return Choice(values)
     if isinstance(value, RangeSweep):
-        if any(bound is None or bound != bound // 1 for bound in (value.start, value.stop, value.step)) or value.step <= 0:
+        if value.start is None or value.stop is None or value.step <= 0 or not _whole(value.start, value.stop, value.step):
             raise refuse("only whole numbers and steps above 0")
         start, stop, step = int(value.start), int(value.stop), int(value.step)
         last = start + (stop - 1 - start) // step * step
         return _interval(start, last, "log" in value.tags, step, refuse)
     if isinstance(value, IntervalSweep):
         whole = "int" in value.tags
-        if whole and any(bound is None or bound != bound // 1 for bound in (value.start, value.end)):
+        if whole and not _whole(value.start, value.end):
             raise refuse("an int interval has whole bounds")
         return _interval(value.start, value.end, "log" in value.tags, 1 if whole else None, refuse)
     raise refuse("not a search space")
+
+
+def _whole(*bounds: float | None) -> bool:
+    return all(bound is not None and bound == bound // 1 for bound in bounds)
 
 
 def _interval(low: float | None, high: float | None, log: bool, step: int | None, refuse: Any) -> Interval:

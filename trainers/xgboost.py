@@ -1,4 +1,7 @@
-"""XGBoost family: boosted trees with native categories.  raycycle run trainer=xgboost trainer.max_depth=8"""
+"""XGBoost family: boosted trees with native categories.
+
+$ raycycle run trainer=xgboost trainer.max_depth=8
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from trainers.columns import categorical, target_mean_and_scale
 from trainers.outputs import of_predicted_class
 from trainers.protocol import Context, Exactness, Matrix
 from trainers.ranges import check
+from trainers.sizes import eased_floor, eased_penalty
 from trainers.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regr
 
 @dataclass(frozen=True, kw_only=True)
 class XGBoostParams:
+    """`min_child_weight` and `reg_lambda` are for large tables, and eased on a small one (`trainers.sizes`)."""
+
     num_rounds: int = 400
     patience: int = 20
     learning_rate: float = 0.08
@@ -107,7 +113,7 @@ class XGBoost:
         mean, scale = target_mean_and_scale(context.task, train.y)
         rows = xgboost.QuantileDMatrix(train.x, (train.y - mean) / scale, **described)
         held = None if valid is None else xgboost.QuantileDMatrix(valid.x, ref=rows, **described)
-        booster = xgboost.Booster(_settings(params, context), [rows] if held is None else [rows, held])
+        booster = xgboost.Booster(_settings(params, context, len(train.y)), [rows] if held is None else [rows, held])
         stopping = Stopping(context, valid, params.num_rounds, params.patience)
         for step in range(1, stopping.max_steps + 1):
             booster.update(rows, step - 1)
@@ -118,7 +124,7 @@ class XGBoost:
         return FittedXGBoost(bytes(best.save_raw("ubj")))
 
 
-def _settings(params: XGBoostParams, context: Context) -> dict[str, Any]:
+def _settings(params: XGBoostParams, context: Context, rows: int) -> dict[str, Any]:
     settings = {
         "objective": OBJECTIVES[context.task],
         "tree_method": "hist",
@@ -128,10 +134,10 @@ def _settings(params: XGBoostParams, context: Context) -> dict[str, Any]:
         "verbosity": 0,
         "learning_rate": params.learning_rate,
         "max_depth": params.max_depth,
-        "min_child_weight": params.min_child_weight,
+        "min_child_weight": eased_floor(params.min_child_weight, rows, context),
         "subsample": params.subsample,
         "colsample_bynode": params.colsample,
-        "reg_lambda": params.reg_lambda,
+        "reg_lambda": eased_penalty(params.reg_lambda, rows, context),
         "max_bin": params.max_bin,
         "max_cat_to_onehot": params.max_cat_to_onehot,
     }

@@ -72,9 +72,19 @@ def build(folder: Path, family: str = "linear", task: str = "binary") -> str:
     train = Matrix(encoder.encode(rows), target.forward(target.encode(rows["y"].combine_chunks())), encoder.features)
     fitted = trainer.fit(train, None, trainer.Params(**params), Context(task, max(len(target.classes), 1), seed=1))  # type: ignore[arg-type]
     return write(
-        folder, name="t", trainer=name, family=family, params=params, contract=wanted, encoder=encoder, fitted=fitted, target=target,
-        threshold=0.4, golden=rows.slice(0, module.GOLDEN_ROWS), reference=reference,
-    )  # fmt: skip
+        folder,
+        name="t",
+        trainer=name,
+        family=family,
+        params=params,
+        contract=wanted,
+        encoder=encoder,
+        fitted=fitted,
+        target=target,
+        threshold=0.4,
+        golden=rows.slice(0, module.GOLDEN_ROWS),
+        reference=reference,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,16 +139,25 @@ def test_any_changed_byte_of_any_file_is_refused(made: dict, tmp_path: Path) -> 
         kept = file.read_bytes()
         for at in sorted({0, len(kept) // 2, len(kept) - 1}):
             file.write_bytes(kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :])
-            with pytest.raises(RaycycleError, match="differs from its digest|not the one registered"):
+            with pytest.raises(RaycycleError, match=r"differs from its digest|not the one registered"):
                 Bundle.open(folder, digest)
         file.write_bytes(kept + b"\n")
-        with pytest.raises(RaycycleError, match="differs from its digest|not the one registered"):
+        with pytest.raises(RaycycleError, match=r"differs from its digest|not the one registered"):
             Bundle.open(folder, digest)
         file.unlink()
-        with pytest.raises(RaycycleError, match="differs from its digest|not the one registered"):
+        with pytest.raises(RaycycleError, match=r"differs from its digest|not the one registered"):
             Bundle.open(folder, digest)
         file.write_bytes(kept)
     Bundle.open(folder, digest).check_golden()
+
+
+def test_a_file_put_among_the_models_own_is_refused_and_one_beside_them_is_not(made: dict, tmp_path: Path) -> None:
+    folder = changed(made, tmp_path)
+    (folder / "MLmodel").write_text("flavors: {}")
+    Bundle.open(folder, made["linear", "binary"][1])
+    (folder / "model" / "model.pkl").write_bytes(b"\x80")
+    with pytest.raises(RaycycleError, match=r"model\.pkl differs"):
+        Bundle.open(folder, made["linear", "binary"][1])
 
 
 def test_another_bundle_than_the_registered_one_is_refused(made: dict) -> None:
@@ -217,7 +236,7 @@ def test_rows_that_cannot_be_used_are_marked_and_the_others_answered(made: dict)
     assert bad.tolist() == [False, True, True, False]
     assert rows.schema == opened.input_schema()
     assert rows["word"].null_count == 4, "a nullable column may be left out"
-    with pytest.raises(RaycycleError, match="no column 'count' \\(did you mean 'counts'\\?\\)"):
+    with pytest.raises(RaycycleError, match=r"no column 'count' \(did you mean 'counts'\?\)"):
         opened.conform(pa.table({"counts": [1]}))
 
 

@@ -77,7 +77,7 @@ def test_an_unreadable_value_is_never_only_a_warning() -> None:
 
 
 def test_a_stop_rule_stops() -> None:
-    with pytest.raises(UsageError, match="'x.min' is broken by 2 rows"):
+    with pytest.raises(UsageError, match=r"'x\.min' is broken by 2 rows"):
         check(contract({"x": Column(type="int64", min=0, severity="stop")}), pa.table({"x": [-1, -2, 0], "y": [True] * 3}))
 
 
@@ -104,7 +104,7 @@ def test_an_empty_table_keeps_its_types() -> None:
 
 
 def test_missing_columns_are_named() -> None:
-    with pytest.raises(UsageError, match="no column 'x' \\(2 are missing\\)"):
+    with pytest.raises(UsageError, match=r"no column 'x' \(2 are missing\)"):
         check(contract(), pa.table({"z": [1]}))
 
 

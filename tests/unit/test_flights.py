@@ -49,10 +49,16 @@ def year() -> Year:
 
 
 EMPTY = {
-    "weather": pa.table({"origin": pa.array([], pa.string()), "time_hour": pa.array([], pa.timestamp("s")), **{n: pa.array([], pa.float64()) for n in source.WEATHER}}),
+    "weather": pa.table(
+        {
+            "origin": pa.array([], pa.string()),
+            "time_hour": pa.array([], pa.timestamp("s")),
+            **{n: pa.array([], pa.float64()) for n in source.WEATHER},
+        }
+    ),
     "planes": pa.table({"tailnum": pa.array([], pa.string()), "year": pa.array([], pa.int64()), "seats": pa.array([], pa.int64())}),
     "airports": pa.table({"faa": pa.array([], pa.string()), "lat": pa.array([], pa.float64()), "lon": pa.array([], pa.float64())}),
-}  # fmt: skip
+}
 
 
 def made_up(scheduled: list[int], delays: list[int | None], carriers: list[str]) -> pa.Table:
@@ -121,6 +127,16 @@ def test_features_are_what_a_person_would_count_on_the_board(rows: list, data: s
     waiting = [due for due, late, _ in rows if at - 180 <= due < at and (late is None or due + late >= at)]
     assert found["backlog_180m"] == len(waiting)
     assert found["scheduled_within_30m"] == sum(abs(due - at) <= 30 for due in scheduled)
+
+
+@given(board, st.integers(200, 700))
+def test_where_the_months_are_cut_changes_no_row(rows: list, midnight: int) -> None:
+    flights = made_up(*([row[i] for row in rows] for i in range(3)))
+    months = pa.array([3 if due < midnight else 4 for due, _, _ in rows])
+    flights = with_clock(flights.set_column(flights.column_names.index("month"), "month", months))
+    whole = features(flights.append_column("halo", pa.array([False] * len(rows))), EMPTY)
+    cut = pa.concat_tables([features(part, EMPTY) for part in partitions(flights, [3, 4])])
+    assert cut.sort_by("flight").to_pylist() == whole.sort_by("flight").to_pylist()
 
 
 def test_no_column_known_afterwards_is_a_feature_and_month_is_none() -> None:
@@ -231,7 +247,12 @@ def test_rows_of_joined_tables_that_cannot_be_right_are_named_with_their_line() 
 def test_flights_that_met_a_rejected_row_get_nulls_and_stay(year: Year) -> None:
     assert pc.max(year.rows["wind_speed"]).as_py() < 200
     assert pc.min(year.rows["seats"]).as_py() >= 5
-    stormy = year.rows.filter(pc.and_(pc.equal(year.rows["origin"], "EWR"), pc.equal(year.rows["time_hour"], pa.scalar(dt.datetime(2013, 2, 12, 9, tzinfo=dt.UTC), year.rows["time_hour"].type))))  # fmt: skip
+    stormy = year.rows.filter(
+        pc.and_(
+            pc.equal(year.rows["origin"], "EWR"),
+            pc.equal(year.rows["time_hour"], pa.scalar(dt.datetime(2013, 2, 12, 9, tzinfo=dt.UTC), year.rows["time_hour"].type)),
+        )
+    )
     assert stormy["temp"].null_count == stormy.num_rows
     absent = year.rows.filter(pc.is_null(year.rows["dest_lat"]))
     assert absent.num_rows == 7_602

@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from conf.errors import UsageError
-
-from trainers.metrics import BY_TASK, HIGHER_IS_BETTER, better, bootstrap, calibration, calibration_error, check_metric, choose_threshold, default_metric, loss, one_metric, score  # fmt: skip
+from tables.target import default_metric
+from trainers.metrics import (
+    BY_TASK,
+    HIGHER_IS_BETTER,
+    better,
+    bootstrap,
+    calibration,
+    calibration_error,
+    check_metric,
+    choose_threshold,
+    loss,
+    one_metric,
+    score,
+)
 
 # Few different scores, so that ties are common.
 scored = st.lists(st.tuples(st.booleans(), st.integers(0, 8).map(lambda n: n / 8)), min_size=1, max_size=40)

@@ -304,7 +304,7 @@ def test_infinite_labels_go_to_the_quarantine() -> None:
 
 
 def test_metric_follows_the_balance() -> None:
-    assert looked().metric == "roc_auc"
+    assert looked().metric == "log_loss"
     assert looked(np.where(np.arange(N) % 20 == 0, "yes", "no")).metric == "average_precision"
     assert looked(np.exp(X)).metric == "rmse"
 

@@ -15,14 +15,16 @@ import pytest
 
 from cluster.progress import Progress
 from flows import plots
+from flows.charts import confusion
 from flows.evaluate import Evaluation, Quality, quality
 from flows.gates import Verdict, constant_scores
 from flows.ingest import Ingested
 from flows.leaks import Probe
 from flows.prepare import Prepared, Rows
-from flows.report import Story, confusion, difference, number, render, report
+from flows.report import render, report
 from flows.score import Scored
 from flows.search import Trial
+from flows.story import Story, difference, number
 from flows.sweep import Data, Swept
 from tables.contract import Column, Contract
 from tables.encoder import Encoder, NumericSpec

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.errors import UsageError
-from tables.rules import check_rule, evaluate, rule_expression, some
+from conf.errors import UsageError, some
+from tables.rules import check_rule, evaluate, rule_expression
 
 TABLE = pa.table({"a": [1, 2, None, -3], "b": [0, 2, 1, 3], "word": ["x", "y", "z", "x"], "day": pa.array([dt.date(2020, 1, 1)] * 4)})
 

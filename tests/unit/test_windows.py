@@ -22,7 +22,7 @@ def columns(rows: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @given(events, st.lists(moments, max_size=10))
 def test_trailing_counts_what_became_known_before(rows: list, at: list[int]) -> None:
-    due, done, value = columns(rows)
+    _, done, value = columns(rows)
     count, total = windows.trailing(done[done >= 0], value[done >= 0], np.array(at, np.int64), WINDOW)
     for i, moment in enumerate(at):
         known = [v for d, v in zip(done, value, strict=True) if d >= 0 and moment - WINDOW <= d < moment]
