@@ -99,9 +99,9 @@ hold out. Both sides answer the same held out rows; standard errors (SE) are fro
 Held out rows chose nothing: where a default was changed after a look at this page, the new value came from cross-validation on the other
 rows."""
 
-_EVERY = """Plain, then ours; in brackets the difference in standard errors (above 0: ours is better). Accuracy and F1 are of the classes that
-each side says. Our threshold is chosen on validation rows for the best macro F1 that costs at most one standard error of accuracy, so F1 is
-gained at the price of some accuracy. The plain pipeline is better by more than two standard errors on {worse}."""
+_EVERY = """Plain, then ours; in brackets the difference in standard errors (above 0: ours is better). Accuracy and F1 are of the classes
+that each side says. Our threshold is chosen on validation rows for the best macro F1 that costs at most one standard error of accuracy, so
+F1 is gained at the price of some accuracy. The plain pipeline is better by more than two standard errors on {worse}."""
 
 _SECONDS = """Seconds are wall time of the whole `raycycle run` command, with the start of Ray, on a machine that other work kept busy as
 the load says (the average of the minute before)."""

@@ -78,7 +78,7 @@ def choose_ports(folders: Folders, http_port: int | None) -> dict[str, int]:
         if http_port is None:
             http_port = next((port for port in range(8000, 8100) if port not in taken and is_free(port)), None)
         if http_port is None:
-            raise UsageError("no free port for the endpoint", value="8000-8099", next="raycycle up port=FREE_PORT")
+            raise UsageError("no free port for the endpoint", value="8000-8099", next="raycycle up serve.port=FREE_PORT")
         if http_port in taken or not is_free(http_port):
             raise UsageError(
                 "port is in use",

@@ -135,7 +135,7 @@ def up(
                     f"the platform is already up on port {running.http_port}",
                     value=http_port,
                     allowed=str(running.http_port),
-                    next=f"raycycle down, then raycycle up port={http_port}",
+                    next=f"raycycle down, then raycycle up serve.port={http_port}",
                 )
             return running
         if left := _clean(store):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from cluster import interrupt
+
 LINE_EVERY_S = 5.0
 
 
@@ -20,6 +22,7 @@ class Bar:
         self._started = self._printed = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
+        interrupt.check()
         self.done += count
         if note is not None:
             self.note = note
@@ -66,6 +69,7 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "rows") -> Iterator[Bar]:
         """Report one stage; its wall seconds are kept in `seconds` and its last line is always printed."""
+        interrupt.check()
         started = time.monotonic()
         bar = Bar(self, name, total, unit)
         try:

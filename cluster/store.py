@@ -144,8 +144,13 @@ def read_json(file: Path) -> Any:
 @contextlib.contextmanager
 def publish(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; when the block ends well it takes the name `folder` in one step."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise UsageError(
+            f"the folder cannot be written ({error.strerror})", value=str(folder), next="choose another, or mend its rights"
+        ) from None
     draft.chmod(0o755)
     try:
         yield draft

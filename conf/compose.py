@@ -88,7 +88,13 @@ def _compose(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictCo
     try:
         return _by_hydra(overrides, trees, root)
     except (HydraException, OmegaConfBaseException) as error:
-        raise diagnosed(error, overrides, trees, lambda choices: _by_hydra(choices, trees, root), root) from None
+
+        def again(others: list[str]) -> DictConfig:
+            node = _by_hydra(others, trees, root)
+            _as_objects(node, trees, {}, (), ROOTS[root][1])
+            return node
+
+        raise diagnosed(error, overrides, trees, root, again) from None
 
 
 def _by_hydra(overrides: list[str], trees: tuple[Path, ...], root: str) -> DictConfig:

@@ -12,6 +12,9 @@ from conf.errors import UsageError, suggest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# Composes and types other overrides; raises UsageError where they are wrong in themselves.
+Again = Callable[[list[str]], "DictConfig"]
+
 
 def options(group: str, trees: Iterable[Path]) -> list[str]:
     """The names that a group offers, over all trees."""
@@ -24,16 +27,17 @@ def groups(trees: Iterable[Path]) -> list[str]:
     return sorted(found - {"contract"})
 
 
-def diagnosed(
-    error: Exception, overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig], root: str
-) -> UsageError:
-    """Find the override that is to blame: a group option first, then a key, then the type of a value."""
+def diagnosed(error: Exception, overrides: list[str], trees: tuple[Path, ...], root: str, again: Again) -> UsageError:
+    """Find the override that is to blame: a group, its option, a key, the type of a value, and last the missing dataset."""
     said = " ".join(str(part) for part in (error, error.__cause__) if part)
+    lacks_dataset = root == "pipeline" and not any(_pair(override)[0] in ("dataset", "experiment") for override in overrides)
+    with_dataset = [*overrides, f"dataset={options('dataset', trees)[0]}"] if lacks_dataset else overrides
     return (
-        _unknown_option(overrides, trees)
-        or _no_dataset(overrides, trees, root)
-        or _unknown_key(overrides, trees, compose)
+        _unknown_group(overrides, trees, root)
+        or _unknown_option(overrides, trees)
+        or _unknown_key(with_dataset, trees, again)
         or _wrong_type(overrides, said)
+        or (_no_dataset(with_dataset, trees, again) if lacks_dataset else None)
         or UsageError(said.splitlines()[0], next="raycycle run --help")
     )
 
@@ -55,18 +59,32 @@ def _unknown_option(overrides: list[str], trees: tuple[Path, ...]) -> UsageError
     return None
 
 
-def _no_dataset(overrides: list[str], trees: tuple[Path, ...], root: str) -> UsageError | None:
-    if root != "pipeline" or any(_pair(override)[0] in ("dataset", "experiment") for override in overrides):
+def _unknown_group(overrides: list[str], trees: tuple[Path, ...], root: str) -> UsageError | None:
+    """A group that the root configuration of this word does not use."""
+    if root == "pipeline":
         return None
+    used = ("cluster", "store")
+    for key, value in map(_pair, overrides):
+        if _group(key) in groups(trees) and _group(key) not in used:
+            return UsageError("this word does not use that group", value=f"{key}={value}", allowed=", ".join(f"{group}=" for group in used))
+    return None
+
+
+def _no_dataset(with_dataset: list[str], trees: tuple[Path, ...], again: Again) -> UsageError:
+    """Whatever else is wrong comes first: with some dataset it shows."""
+    try:
+        again(with_dataset)
+    except UsageError as other:
+        return other
     known = options("dataset", trees)
     return UsageError("no dataset was chosen", allowed=", ".join(known), next="raycycle run experiment=flights, or dataset=NAME")
 
 
-def _unknown_key(overrides: list[str], trees: tuple[Path, ...], compose: Callable[[list[str]], DictConfig]) -> UsageError | None:
+def _unknown_key(overrides: list[str], trees: tuple[Path, ...], again: Again) -> UsageError | None:
     pairs = [_pair(override) for override in overrides]
     choices = [f"{key}={value}" for key, value in pairs if "@" not in key and _group(key) in groups(trees)]
     try:
-        known = list(_walk(compose(choices), ""))
+        known = list(_walk(again(choices), ""))
     except Exception:  # the chosen options themselves do not compose: Hydra's own words are the best there are
         return None
     for (key, value), override in zip(pairs, overrides, strict=True):

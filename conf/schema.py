@@ -166,11 +166,19 @@ class PlatformConfig:
 
 @dataclass
 class ScoringConfig:
-    """What a scoring job may be told: input columns to `keep` beside the key and the prediction."""
+    """What a scoring job may be told: input columns to `keep` beside the key and the prediction, and the share of bad rows allowed.
+
+    `max_bad_fraction` null: that of the model's contract.
+    """
 
     keep: list[str] = field(default_factory=list)
+    max_bad_fraction: float | None = None
     cluster: Cluster = field(default_factory=Cluster)
     store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        share = self.max_bad_fraction
+        _require(share is None or 0 <= share <= 1, "max_bad_fraction", share, "0 to 1, or null for the contract's")
 
 
 # The root configurations by the name of their YAML.

@@ -6,8 +6,10 @@ $ raycycle --help
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
+import os
 import sys
 import time
 import traceback
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster import interrupt
 from conf.errors import RaycycleError, RefusedError, UsageError, root_cause
 
 if TYPE_CHECKING:
@@ -36,9 +39,8 @@ app = typer.Typer(
 model_app = typer.Typer(help="Registered model versions.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(model_app, name="model")
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, such as trainer=xgboost sweep.num_trials=50")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as trainer=xgboost sweep.num_trials=50")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as store.root=FOLDER serve.port=8001")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="Your own tree of configuration groups.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
@@ -52,12 +54,17 @@ class Answer:
         self.lines: list[str] = []
         self.refused: RefusedError | None = None
         self.store: Store | None = None
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
 
 
 @contextlib.contextmanager
 def answering(verb: str, as_json: bool) -> Iterator[Answer]:
     """Run a verb and end the process with its exit code: 0 done, 1 failed, 2 wrong usage, 3 refused, 130 interrupted."""
-    answer, started = Answer(verb), time.monotonic()
+    answer = Answer(verb)
     error: RaycycleError | None = None
     code = 0
     try:
@@ -73,7 +80,7 @@ def answering(verb: str, as_json: bool) -> Iterator[Answer]:
     if error is not None:
         print(f"{'refused' if code == 3 else 'error'}: {error.message}", file=sys.stderr)
     if as_json:
-        seconds = answer.fields.pop("seconds", {}) | {"total": time.monotonic() - started}
+        seconds = answer.fields.pop("seconds", {}) | {"total": answer.seconds}
         fields = {**answer.fields, "ok": code == 0, "exit_code": code, "run_id": answer.fields.get("run_id"), "seconds": seconds}
         print(json.dumps(_finite(fields | ({"error": error.as_json()} if error else {})), default=str))
     sys.stdout.flush()
@@ -140,7 +147,7 @@ def init(
 @app.command()
 def run(
     overrides: Overrides = None,
-    until: Annotated[str, typer.Option("--until", help="Last stage to run.")] = "report",
+    until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run, such as prepare or evaluate.")] = "report",
     config_dir: ConfigDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -169,7 +176,7 @@ def _run(verb: str, overrides: list[str] | None, until: str, config_dir: Path | 
 
         made = run_stages(planned, store, _progress(quiet))
         answer.fields |= fields(made, planned, store)
-        answer.lines = lines(made, planned, store)
+        answer.lines = lines(made, planned, store, answer.seconds)
         if made.refusals:
             answer.refused = RefusedError(
                 "the candidate did not pass its gates", value="; ".join(made.refusals), next=f"raycycle report {made.run_id}"
@@ -181,7 +188,7 @@ def score(
     model: Annotated[str, typer.Argument(help="flights (its champion), flights@candidate, flights/7")],
     table: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet, CSV or JSON lines: a file, a folder or a glob.")],
     output: Annotated[Path, typer.Argument(help="A folder; it appears whole or not at all.")],
-    overrides: Overrides = None,
+    overrides: Settings = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -194,16 +201,21 @@ def score(
         from flows.score import score as score_table
         from ledger.registry import Registry
         from ledger.tracking import Tracking
+        from trainers.bundle import Bundle
 
         config = compose(overrides or [], root="scoring").config
         store = answer.store = Store.open(config.store.root)
         source, _ = find_source(table)
         version = Registry(Tracking.open(store)).find(model)
+        source = dataclasses.replace(source.read_like(Bundle.open(version.folder, version.digest).manifest.reading), unreadable="mark")
         with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
-            scored = score_table(version, source, output.absolute(), config.keep, _progress(quiet))
+            scored = score_table(version, source, output.absolute(), config.keep, _progress(quiet), config.max_bad_fraction)
         answer.fields |= {"model": version.name, "version": version.version, "scores": str(scored.output), "score_input": table}
         answer.fields |= {"rows": scored.rows, "quarantined": scored.quarantined}
-        answer.lines = [f"{scored.rows:,} rows scored by {version}, {scored.quarantined:,} quarantined: {scored.output}"]
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in scored.quarantined.items())
+        answer.lines = [f"{scored.rows:,} rows scored by {version}: {scored.output}"]
+        if reasons:
+            answer.lines.append(f"{sum(scored.quarantined.values()):,} in {scored.output / '_quarantine'}: {reasons}")
 
 
 @app.command()
@@ -215,8 +227,9 @@ def deploy(
 ) -> None:
     """Make a registered version the one that answers."""
     with answering("deploy", as_json) as answer:
+        from cluster.store import safe_name
         from flows.deploy import deploy as release
-        from flows.deploy import start_platform
+        from flows.deploy import refuse_failed, start_platform
         from ledger.registry import Registry
         from ledger.tracking import Tracking
 
@@ -226,7 +239,8 @@ def deploy(
             raise UsageError("VERSION is not a number", value=wanted, next=f"raycycle model list {name}")
         composed, store = _platform(words, answer)
         registry = Registry(Tracking.open(store))
-        version = registry.find(f"{name}/{wanted}" if wanted else f"{name}@candidate")
+        version = registry.find(f"{safe_name('model', name)}/{wanted}" if wanted else f"{safe_name('model', name)}@candidate")
+        refuse_failed(version)
         progress = _progress(quiet)
         start_platform(store, progress, composed.config.serve.port, composed.config.cluster.cpus)
         version, released = release(version, store, registry, progress)
@@ -235,7 +249,7 @@ def deploy(
 
 
 @app.command()
-def up(overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False) -> None:
+def up(overrides: Settings = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Start the local platform: Ray and the endpoint."""
     with answering("up", as_json) as answer:
         from flows.deploy import start_platform
@@ -248,7 +262,7 @@ def up(overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False)
 
 
 @app.command()
-def down(overrides: Overrides = None, as_json: Json = False) -> None:
+def down(overrides: Settings = None, as_json: Json = False) -> None:
     """Stop the local platform."""
     with answering("down", as_json) as answer:
         from cluster import platform
@@ -260,7 +274,7 @@ def down(overrides: Overrides = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(overrides: Overrides = None, as_json: Json = False) -> None:
+def status(overrides: Settings = None, as_json: Json = False) -> None:
     """What is up, and which versions answer."""
     with answering("status", as_json) as answer:
         from flows.status import status as look
@@ -273,7 +287,7 @@ def status(overrides: Overrides = None, as_json: Json = False) -> None:
 
 @app.command()
 def report(
-    run_id: Annotated[str, typer.Argument(help="A run's id, or its first characters.")], overrides: Overrides = None, as_json: Json = False
+    run_id: Annotated[str, typer.Argument(help="A run's id, or its first characters.")], overrides: Settings = None, as_json: Json = False
 ) -> None:
     """Where the report of a run lies."""
     with answering("report", as_json) as answer:
@@ -288,7 +302,7 @@ def report(
 @model_app.command("list")
 def model_list(
     name: Annotated[str | None, typer.Argument(help="A model's name; all by default.")] = None,
-    overrides: Overrides = None,
+    overrides: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Versions with their aliases and gates."""
@@ -298,7 +312,8 @@ def model_list(
 
         _, store = _platform(overrides, answer)
         registry = Registry(Tracking.open(store))
-        versions = [version for each in ([name] if name else registry.names()) for version in registry.versions(each)]
+        names = [registry.known(name)] if name else registry.names()
+        versions = [version for each in names for version in registry.versions(each)]
         answer.fields["versions"] = [
             {"model": v.name, "version": v.version, "aliases": v.aliases, "passed": v.passed, "digest": v.digest, "run_id": v.run_id}
             for v in versions
@@ -309,4 +324,11 @@ def model_list(
 
 
 def main() -> None:
-    app()
+    """The console script. It leaves without waiting for threads of libraries: some of them abort a process that ends while they run."""
+    interrupt.install()
+    try:
+        app()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)

@@ -20,18 +20,21 @@ def deploy(version: Registered, store: Store, registry: Registry, progress: Prog
 
     Raises RefusedError when the version failed its gates, or when a replica could not verify it (the old one keeps answering).
     """
-    if not version.passed:
-        raise RefusedError(
-            f"{version} failed its gates",
-            value=str(version),
-            allowed="a version that passed every gate",
-            next=f"raycycle report {version.run_id} says which gate, and why",
-        )
+    refuse_failed(version)
     with progress.stage("deploy") as bar:
         ensure_app(store)
         released = releases.release(store, version.name, version.version, version.folder, version.digest)
         bar.note = f"{version} answers at {released.url}"
         return registry.set_alias(version, CHAMPION), released
+
+
+def refuse_failed(version: Registered) -> None:
+    if not version.passed:
+        raise RefusedError(
+            f"{version} failed its gates",
+            allowed="a version that passed every gate",
+            next=f"raycycle report {version.run_id} says which gate, and why",
+        )
 
 
 def start_platform(store: Store, progress: Progress, port: int | None, cpus: int | None) -> platform.Platform:

@@ -21,6 +21,7 @@ from flows.prepare import Prepared
 from flows.search import Trial
 from flows.sweep import Swept, fit, joined
 from ledger.registry import Registered
+from tables.contract import check_features
 from tables.target import Target
 from trainers.bundle import Bundle
 from trainers.family import Family
@@ -178,8 +179,7 @@ def _champion_scores(champion: Champion | None, table: pa.Table, target: Target)
     missing = [column for column in bundle.contract.features if column not in table.column_names]
     if missing:
         return None, f"champion {name} needs column {missing[0]!r}, which this table no longer has"
-    rows, _ = bundle.conform(table)
-    return bundle.scores(rows), name
+    return bundle.scores(check_features(bundle.contract, table).typed), name
 
 
 def _later(prepared: Prepared, fitted: Fitted, target: Target, threshold: float, by: str | None, seed: int) -> dict[str, Quality]:

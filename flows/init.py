@@ -5,13 +5,16 @@ $ raycycle init FILE_OR_FOLDER --label COL
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.progress import Bar, Progress
 from cluster.store import safe_name, write_atomic
@@ -83,6 +86,7 @@ def init(
 ) -> Made:
     """Raises UsageError when the table cannot be read or learned from, or when files of that name are there already."""
     into = into or Path("raycycle-conf")
+    named = [] if name else _named(path)
     name = _checked_name(name) if name else name_from(path)
     targets = into / "dataset" / f"{name}.yaml", into / "contract" / f"{name}.yaml"
     _check_writable(into)
@@ -94,17 +98,33 @@ def init(
     source, unreadable = _unreadable_rows(source, sample)
     seen = profile(sample.table, label, rows=sample.rows, decimal_comma=source.delimiter == ";", unreadable=len(sample.unreadable))
     source = _as_profiled(source, seen)
-    seen = replace(seen, findings=[*findings, *unreadable, *seen.findings])
+    seen = replace(seen, findings=[*named, *findings, *unreadable, *seen.findings, *_usual_nulls(sample)])
     return _write(name, targets, source, seen, into, force)
 
 
 def name_from(path: str) -> str:
     """A name for the dataset from that of its file or folder: a word that can be typed on the command line as it is."""
+    word = re.sub(r"[^A-Za-z0-9]+", "_", _stem(path)).strip("_").lower()[:60] or "table"
+    return f"table_{word}" if word[0].isdigit() or word in _RESERVED else word
+
+
+def _stem(path: str) -> str:
     stem = Path(path.rstrip("/*?[]")).name
     while Path(stem).suffix.lower() in (*PACKED, *SUFFIXES):
         stem = Path(stem).stem
-    word = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_").lower()[:60] or "table"
-    return f"table_{word}" if word[0].isdigit() or word in _RESERVED else word
+    return stem
+
+
+def _named(path: str) -> list[Finding]:
+    """Why the dataset is not called as its file is, if it is not."""
+    name, stem = name_from(path), _stem(path)
+    if name == stem:
+        return []
+    if name.removeprefix("table_") in _RESERVED:
+        why = f"{stem} is a word of Hydra"
+    else:
+        why = "a name begins with a letter" if stem[:1].isdigit() else "a name is small letters, digits and _"
+    return [Finding(kind="name", what=f"named {name}", decision=f"{why}; --name gives another")]
 
 
 def _checked_name(name: str) -> str:
@@ -153,22 +173,30 @@ def find_source(path: str) -> tuple[Files, list[Finding]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Every `stride`-th row of a table of `rows` rows, without those that could not be read; `unreadable` says which."""
+    """Every `stride`-th row of a table of `rows` rows, without those that could not be read; `unreadable` says which.
+
+    `nulls` are the usual spellings of a null that each text column had.
+    """
 
     table: pa.Table
     rows: int
     unreadable: list[str]
+    nulls: dict[str, set[str]]
 
 
 def look_at(source: Files, progress: Progress) -> Sample:
     """Read everything once and keep rows from all over, so many that they fit in memory."""
     unreadable: list[str] = []
+    nulls: dict[str, set[str]] = defaultdict(set)
     kept: list[pa.Table] = []
     rows = held = size = 0
     stride = 1
-    with progress.stage("init") as bar:
-        for table in replace(source, unreadable="mark").batches():
-            good = _readable(table, unreadable, bar)
+    words, folders = pa.array(source.null_values, pa.string()), _folder_columns(source)
+    # The source leaves the nulls as they are written, so that they can be told.
+    tables = replace(source, unreadable="mark", null_values=()).batches()
+    with progress.stage("init") as bar, contextlib.closing(tables):
+        for table in tables:
+            good = _with_nulls(_readable(table, unreadable, bar), words, folders, nulls)
             kept.append(good.take(pa.array(range(-rows % stride, good.num_rows, stride), pa.int64())) if stride > 1 else good)
             rows += good.num_rows
             held, size = held + kept[-1].num_rows, size + kept[-1].nbytes
@@ -180,7 +208,7 @@ def look_at(source: Files, progress: Progress) -> Sample:
                 held, size = kept[0].num_rows, kept[0].nbytes
     if not kept:
         raise UsageError("the table has a header and no rows", value=source.path, allowed="20 rows or more", next="check the file")
-    return Sample(_united(kept), rows, unreadable)
+    return Sample(_united(kept), rows, unreadable, dict(nulls))
 
 
 def _readable(table: pa.Table, unreadable: list[str], bar: Bar) -> pa.Table:
@@ -190,6 +218,44 @@ def _readable(table: pa.Table, unreadable: list[str], bar: Bar) -> pa.Table:
         return table.drop_columns([UNREADABLE])
     unreadable += why.drop_null().to_pylist()
     return table.filter(why.is_null()).drop_columns([UNREADABLE])
+
+
+def _folder_columns(source: Files) -> set[str]:
+    """Columns that come from the names of folders (`year=2024`), where a source looks for no nulls."""
+    root = Path(source.path)
+    if not root.is_dir():
+        return set()
+    parts = {part for path, _ in source.found() for part in Path(path).relative_to(root).parts[:-1]}
+    return {part.split("=", 1)[0] for part in parts if "=" in part}
+
+
+def _with_nulls(table: pa.Table, words: pa.Array, folders: set[str], nulls: dict[str, set[str]]) -> pa.Table:
+    for place, name in enumerate(table.column_names):
+        column = table.column(place)
+        if not pa.types.is_string(column.type) or name in folders:
+            continue
+        missing = pc.is_in(column, value_set=words)
+        if pc.any(missing).as_py():
+            nulls[name].update(word for word in pc.unique(column.filter(missing)).to_pylist() if word)
+            table = table.set_column(place, name, pc.if_else(missing, pa.scalar(None, pa.string()), column))
+    return table
+
+
+def _usual_nulls(sample: Sample) -> list[Finding]:
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, words in sample.nulls.items():
+        if words:
+            alike[tuple(sorted(words))].append(name)
+    decision = "read as null; leave it out of source.null_values if it is a value"
+    return [
+        Finding(
+            kind="null",
+            what=f"{shown(names)} write{'s' * (len(names) == 1)} null as {', '.join(map(repr, words))}",
+            decision=decision,
+            columns=tuple(names),
+        )
+        for words, names in alike.items()
+    ]
 
 
 def _united(tables: list[pa.Table]) -> pa.Table:

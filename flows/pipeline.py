@@ -47,7 +47,7 @@ def run(plan: Plan, store: Store, progress: Progress) -> Made:
         if not plan.reaches("register"):
             return made
         made.version = register(
-            name, made.evaluation, made.prepared, tracking, registry, made.run_id, made.folder, config.plugins, progress
+            name, made.evaluation, made.prepared, tracking, registry, made.run_id, made.folder, config.plugins, plan.reading, progress
         )
         if plan.deploys and made.evaluation.passed:
             made.version, made.released = deploy(made.version, store, registry, progress)

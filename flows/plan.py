@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.resources import concurrent_trials, local_cpus
 from conf.compose import Composed, build
@@ -12,9 +13,11 @@ from flows.gates import Gate
 from flows.ingest import Source
 from flows.sweep import Searching
 from tables.contract import Contract
+from tables.files import Files
 from tables.rules import check_rule
 from tables.splits import Split
 from trainers.family import Family, families
+from trainers.metrics import check_metric
 
 STAGES = ("ingest", "prepare", "sweep", "evaluate", "register", "deploy", "score", "report")
 
@@ -43,6 +46,11 @@ class Plan:
     @property
     def config(self) -> RunConfig:
         return self.composed.config
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the source reads text files; empty where it reads none."""
+        return self.source.reading if isinstance(self.source, Files) else {}
 
     @property
     def slices(self) -> list[str]:
@@ -86,6 +94,8 @@ def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
     for name in (*config.dataset.slices, *config.score.keep, *([config.score.by] if config.score.by else [])):
         if name not in contract.columns:
             raise UsageError("a column of slices or score is not in the contract", value=name, allowed=some(contract.columns))
+    if config.sweep.metric is not None:
+        check_metric(config.sweep.metric, contract.task)
     if config.score.where is not None:
         check_rule(config.score.where, contract.schema())
     typed = [key.removeprefix("trainer.") for key in composed.typed if key.startswith("trainer.")]

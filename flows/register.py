@@ -32,13 +32,14 @@ def register(
     run_id: str,
     folder: Path,
     plugins: list[str],
+    reading: dict[str, Any],
     progress: Progress,
 ) -> Registered:
     """The bundle as the next version of model `name`, kept in the run `run_id`; the same bytes again are the version that is there."""
     with progress.stage("register") as bar:
         draft = Path(tempfile.mkdtemp(prefix="bundle.", dir=folder))
         try:
-            digest = write_bundle(name, evaluation, prepared, draft, plugins)
+            digest = write_bundle(name, evaluation, prepared, draft, plugins, reading)
             Bundle.open(draft, digest).check_golden()
             _describe_for_mlflow(draft, prepared, run_id)
             stored = tracking.log_folder(run_id, draft, "model")
@@ -51,7 +52,7 @@ def register(
         return made
 
 
-def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: Path, plugins: list[str]) -> str:
+def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: Path, plugins: list[str], reading: dict[str, Any]) -> str:
     trial, family = evaluation.trial, evaluation.family
     return bundle.write(
         folder,
@@ -67,6 +68,7 @@ def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: 
         golden=prepared.parts["holdout"].table.slice(0, GOLDEN_ROWS),
         reference=prepared.reference,
         plugins=tuple(plugins),
+        reading=reading,
     )
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from cluster.progress import Progress
 from cluster.store import publish, read_json, write_json
-from conf.errors import RaycycleError, UsageError
+from conf.errors import RaycycleError, UsageError, some, suggest
 from ledger.digests import of_value
 from ledger.registry import Registered
 from tables import formats
 from tables.casting import cast
+from tables.contract import Contract, check_features
 from tables.files import Files
-from tables.formats import UNREADABLE
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
 
@@ -51,7 +51,7 @@ class Scored:
 
     output: Path
     rows: int
-    quarantined: int
+    quarantined: dict[str, int]
     by: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -74,33 +74,45 @@ def opened(folder: str, digest: str) -> Bundle:
     return Bundle.open(Path(folder), digest)
 
 
-def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str], draft: Path) -> tuple[int, int]:
-    """Write one shard's part; returns how many rows were scored and how many went to quarantine."""
+def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str], draft: Path) -> tuple[int, Counter[str]]:
+    """Write one shard's part; returns how many rows were scored, and how many went to quarantine by reason."""
     bundle = opened(str(model.folder), model.digest)
-    names = [*dict.fromkeys([*bundle.contract.key, *keep])]
-    good = bad = 0
+    good, bad = 0, Counter[str]()
     writers: dict[str, pq.ParquetWriter] = {}
     try:
         for batch in _batches(shard, source):
-            rows, unusable = bundle.conform(batch)
-            if UNREADABLE in batch.column_names:
-                unusable |= np.asarray(batch.column(UNREADABLE).is_valid())
-            is_good = pa.array(~unusable)
-            answer = bundle.predict(rows.filter(is_good))
-            kept = batch.filter(is_good)
-            columns = {name: kept.column(name) for name in names if name in kept.column_names}
-            columns |= {field.name: answer.column(field.name) for field in answer.schema}
+            checked = check_features(bundle.contract, batch)
+            answer = bundle.predict(checked.good)
+            columns = _kept(batch.filter(checked.is_good), bundle.contract, keep) | {
+                name: answer.column(name) for name in answer.schema.names
+            }
             columns["model_version"] = pa.array([str(model)] * answer.num_rows, pa.string())
             _write(writers, draft / f"part-{shard.number:05d}.parquet", pa.table(columns))
             good += answer.num_rows
-            if unusable.any():
-                wrong = batch.filter(pa.array(unusable)).append_column("_reason", pa.array(_reasons(bundle, batch, unusable)))
+            wrong = checked.marked(batch)
+            if wrong.num_rows:
                 _write(writers, draft / "_quarantine" / f"part-{shard.number:05d}.parquet", wrong)
-                bad += wrong.num_rows
+                bad.update(wrong.column("_reason").to_pylist())
     finally:
         for writer in writers.values():
             writer.close()
     return good, bad
+
+
+def _kept(rows: pa.Table, contract: Contract, keep: list[str]) -> dict[str, pa.Array]:
+    """The key columns that the input has, and those asked for, of the contract's types where it knows them."""
+    unknown = [name for name in keep if name not in rows.column_names]
+    if unknown:
+        raise UsageError(
+            f"keep names no column of the input{suggest(unknown[0], rows.column_names)}", value=unknown[0], allowed=some(rows.column_names)
+        )
+    found = {}
+    for name in dict.fromkeys([*contract.key, *keep]):
+        if name in rows.column_names:
+            column = contract.columns.get(name)
+            array = rows.column(name).combine_chunks()
+            found[name] = cast(array, column.type, column.formats)[0] if column else array
+    return found
 
 
 def _batches(shard: Shard, source: Files) -> Iterator[pa.Table]:
@@ -119,38 +131,44 @@ def _write(writers: dict[str, pq.ParquetWriter], file: Path, table: pa.Table) ->
     writers[str(file)].write_table(table)
 
 
-def _reasons(bundle: Bundle, batch: pa.Table, unusable: Any) -> list[str]:
-    """Which feature cannot be used, by row."""
-    reasons = np.full(batch.num_rows, "", object)
-    if UNREADABLE in batch.column_names:
-        reasons = np.array(batch.column(UNREADABLE).fill_null("").to_pylist(), object)
-    for name in bundle.contract.features:
-        column = bundle.contract.columns[name]
-        array, wrong = cast(batch.column(name).combine_chunks(), column.type, column.formats)
-        reasons[np.asarray(wrong) & (reasons == "")] = f"{name} is not a {column.type}"
-        if not column.nullable:
-            reasons[np.asarray(array.is_null()) & (reasons == "")] = f"{name} is null"
-    return list(reasons[unusable])
+def score(
+    model: Registered, source: Files, output: Path, keep: list[str], progress: Progress, max_bad_fraction: float | None = None
+) -> Scored:
+    """Score every row of `source` into the Parquet folder `output`, which appears whole or not at all.
 
-
-def score(model: Registered, source: Files, output: Path, keep: list[str], progress: Progress) -> Scored:
-    """Score every row of `source` into the Parquet folder `output`, which appears whole or not at all."""
+    Raises RaycycleError when more rows break the contract than `max_bad_fraction` (by default the contract's) allows.
+    """
     import ray
 
+    contract = Contract.load(model.folder / "contract.yaml")
     job = of_value({"model": model.digest, "input": source.path, "keep": keep})
     _refuse_other_job(output, job)
     shards = plan_shards(source)
     with progress.stage("score") as bar, publish(output) as draft:
         task = ray.remote(score_shard)
         waiting = [task.remote(shard, source, model, keep, draft) for shard in shards]
-        rows = quarantined = 0
+        rows, quarantined = 0, Counter[str]()
         while waiting:
             done, waiting = ray.wait(waiting)
             for good, bad in ray.get(done):
                 rows, quarantined = rows + good, quarantined + bad
-                bar.advance(good + bad, f"{quarantined:,} quarantined" if quarantined else None)
-        write_json(draft / MANIFEST, {"format": 1, "job": job, "model": str(model), "rows": rows, "quarantined": quarantined})
-    return Scored(output, rows, quarantined)
+                bar.advance(good + bad.total(), f"{quarantined.total():,} quarantined" if quarantined else None)
+        _refuse_beyond_budget(rows, quarantined, contract.max_bad_fraction if max_bad_fraction is None else max_bad_fraction)
+        counts = {"rows": rows, "quarantined": dict(quarantined.most_common())}
+        write_json(draft / MANIFEST, {"format": 1, "job": job, "model": str(model), **counts})
+    return Scored(output, rows, dict(quarantined.most_common()))
+
+
+def _refuse_beyond_budget(rows: int, quarantined: Counter[str], allowed: float) -> None:
+    bad = quarantined.total()
+    if bad and bad >= allowed * (rows + bad):
+        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in quarantined.most_common(5))
+        raise RaycycleError(
+            f"{bad:,} of {rows + bad:,} rows cannot be scored: {reasons}",
+            value=bad / (rows + bad),
+            allowed=f"a share below {allowed}",
+            next="correct the input, or give max_bad_fraction=SHARE; nothing was written",
+        )
 
 
 def _refuse_other_job(output: Path, job: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 from cluster.store import Store
 from flows.made import Made, curl, release_line
 from flows.plan import Plan
 from flows.sweep import best_by_family, shown
-from trainers.metrics import better
 
 
-def lines(made: Made, plan: Plan, store: Store) -> list[str]:
-    """What `raycycle run` prints at its end; stages that were not run say nothing."""
-    total = sum(made.seconds.values())
-    said = ["", f"{plan.config.dataset.name}: run {made.run_id}, {total:.0f} s"]
+def lines(made: Made, plan: Plan, store: Store, seconds: float) -> list[str]:
+    """What `raycycle run` prints after `seconds` of work; stages that were not run say nothing."""
+    said = ["", f"{plan.config.dataset.name}: run {made.run_id}, {seconds:.0f} s"]
     if made.ingested:
         bad = sum(made.ingested.quarantined.values())
         snapshot = made.ingested.snapshot
@@ -23,16 +26,27 @@ def lines(made: Made, plan: Plan, store: Store) -> list[str]:
     if made.version:
         said.append(f"  release   {release_line(made)}")
     if made.scored:
-        by = "; ".join(f"{group}: {_metrics(metrics)}" for group, metrics in made.scored.by.items())
-        said.append(f"  scored    {made.scored.rows:,} rows in {made.scored.output}" + (f" ({by})" if by else ""))
+        said.append(f"  scored    {made.scored.rows:,} rows of {made.score_input} in {made.scored.output}")
+        said += [f"            {plan.later_by} {group}: {_metrics(metrics)}" for group, metrics in made.scored.by.items()]
     if made.report:
         said.append(f"  report    {made.report}")
     if made.version is None:
         return said
+    word = command_word()
     if command := curl(made, store):
-        return [*said, "", "ask it:", command, "", "next: raycycle status | raycycle score MODEL INPUT OUTPUT | raycycle down"]
-    next_word = f"raycycle deploy {made.version.name} {made.version.version}" if not made.refusals else f"raycycle report {made.run_id}"
-    return [*said, "", f"next: {next_word}"]
+        score = f"{word} score {made.version.name} {made.score_input} scores/"
+        return [*said, "", "ask it:", command, "", f"next: {score}", f"      {word} status", f"      {word} down"]
+    if made.refusals:
+        return [*said, "", f"next: {word} report {made.run_id}"]
+    return [*said, "", f"next: {word} deploy {made.version.name} {made.version.version}"]
+
+
+def command_word() -> str:
+    """What to type for `raycycle` here: the word itself where the shell finds it, else the path it was called by."""
+    called = Path(sys.argv[0])
+    if called.name != "raycycle" or shutil.which("raycycle"):
+        return "raycycle"
+    return os.path.relpath(called) if called.is_absolute() and called.is_relative_to(Path.cwd()) else str(called)
 
 
 def _won(made: Made) -> list[str]:
@@ -55,10 +69,9 @@ def _judged(made: Made) -> list[str]:
     good = ", ".join(
         f"{name} {quality.metrics[name]:.4f} [{quality.intervals[name][0]:.4f}, {quality.intervals[name][1]:.4f}]" for name in names[:3]
     )
-    said = [f"  holdout   {good} on {quality.rows:,} rows", f"  beat      a constant answer: {metric} {judged.constant[metric]:.4f}"]
+    said = [f"  holdout   {good} on {quality.rows:,} rows", f"  against   a constant answer: {metric} {judged.constant[metric]:.4f}"]
     if judged.champion:
-        word = "better" if better(metric, quality.metrics[metric], judged.champion[metric]) else "not better"
-        said.append(f"            {word} than champion {made.champion}: {metric} {judged.champion[metric]:.4f}")
+        said.append(f"            champion {made.champion}: {metric} {judged.champion[metric]:.4f}")
     passed = sum(verdict.passed for verdict in judged.verdicts)
     return [*said, f"  gates     {passed} of {len(judged.verdicts)} passed"]
 

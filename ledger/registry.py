@@ -75,24 +75,32 @@ class Registry:
         name = safe_name("model", parsed["name"])
         known = self.versions(name)
         if not known:
-            names = self.names()
-            raise UsageError(
-                f"there is no such model{suggest(name, names)}",
-                value=name,
-                allowed=", ".join(names) or "none yet",
-                next="raycycle run makes one",
-            )
+            self.known(name)
         for version in known:
             if parsed["version"] and version.version == int(parsed["version"]):
                 return version
             if not parsed["version"] and (parsed["alias"] or CHAMPION) in version.aliases:
                 return version
         raise UsageError(
-            "the model has no such version",
+            "the model has no such version" if parsed["version"] else f"the model has no {parsed['alias'] or CHAMPION} yet",
             value=reference,
-            allowed=", ".join(f"{v}{''.join('@' + a for a in v.aliases)}" for v in known[:10]),
+            allowed=", ".join(
+                [f"{name}@{alias}" for version in known for alias in version.aliases] + [str(version) for version in known[:10]]
+            ),
             next=f"raycycle deploy {name} VERSION makes one champion",
         )
+
+    def known(self, name: str) -> str:
+        """`name` itself where a model has it; else raises UsageError with the close match."""
+        names = self.names()
+        if safe_name("model", name) not in names:
+            raise UsageError(
+                f"there is no such model{suggest(name, names)}",
+                value=name,
+                allowed=", ".join(names) or "none yet",
+                next="raycycle run makes one",
+            )
+        return name
 
     def champion(self, name: str) -> Registered | None:
         return next((version for version in self.versions(name) if CHAMPION in version.aliases), None)

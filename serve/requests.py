@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import GenericAlias
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -16,31 +14,17 @@ from msgspec import UNSET, UnsetType
 
 from conf.errors import RaycycleError, some, suggest
 from serve.errors import HttpError
+from serve.fields import field_of, wrong
 from tables.contract import Contract
 
 Row = tuple[Any, ...]
 
-_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_JSON: list[tuple[Any, Any, str]] = [
-    (pa.types.is_boolean, bool, "true or false"),
-    (pa.types.is_integer, _INT64, "a whole number of 64 bits"),
-    (pa.types.is_floating, float, "a number"),
-    (pa.types.is_date, dt.date, 'a date such as "2026-01-31"'),
-    (pa.types.is_timestamp, dt.datetime, 'a time such as "2026-01-31T09:30:00Z"'),
-    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), str, "a string"),
-]
 _KEY = re.compile(rb'"[ \t\r\n]*:')
 _AT_ROW = re.compile(r"^\$\.rows\[(\d+)\](?:\.(.*))?$", re.DOTALL)
 _AT_COLUMN = re.compile(r"^\$\.columns(?:\.(.*?))?(?:\[(\d+)\])?$", re.DOTALL)
+# The path in msgspec's message comes last; what stands before it may quote the body.
+_SAID = re.compile(r"^(.*) - at `(\$.*)`$", re.DOTALL)
 _SHOWN, _FEW = 80, 32
-
-
-@dataclass(frozen=True)
-class Field:
-    name: str
-    json: Any
-    expected: str
-    nullable: bool
 
 
 class RowDecoder:
@@ -48,7 +32,8 @@ class RowDecoder:
 
     def __init__(self, contract: Contract, schema: pa.Schema) -> None:
         self.schema = schema
-        self.fields = {each.name: _field(each, contract.columns[each.name].nullable) for each in schema}
+        self.fields = {each.name: field_of(each, contract.columns[each.name]) for each in schema}
+        self._has_text = any(field.noun == "text" for field in self.fields.values())
         self.ignored = [name for name in contract.columns if name not in self.fields]
         self._width, self._struct_type = len(schema), pa.struct(list(schema))
         names = [*self.fields, *self.ignored]
@@ -117,6 +102,9 @@ class RowDecoder:
             row = values[: self._width]
             if missing and UNSET in row:
                 row = tuple(None if value is UNSET else value for value in row)
+            if self._has_text and "" in row:
+                # An empty text is a missing one, as it is in a file.
+                row = tuple(None if value == "" else value for value in row)
             rows.append(row)
         return rows, keys
 
@@ -128,13 +116,18 @@ class RowDecoder:
             raise HttpError(422, "the columns have different numbers of rows", value=_shown(counts), allowed="lists of one length")
         count = next(iter(counts.values()), 0)
         columns = [given.get(name) or [None] * count for name in self.fields]
+        columns = [
+            [value or None for value in column] if field.noun == "text" and "" in column else column
+            for column, field in zip(columns, self.fields.values(), strict=True)
+        ]
         return list(zip(*columns, strict=True)) if count else [], len(values) - values.count(UNSET)
 
     def _explain(self, body: bytes, message: str) -> HttpError:
-        """The row, field, value and expected type behind msgspec's message."""
-        said, _, path = message.partition(" - at `")
-        row, field = self._place(path.rstrip("`"))
-        where = f"rows[{row}]" if row is not None else "columns" if "columns" in path else ""
+        """The row, field and value behind msgspec's message, and what the contract allows."""
+        match = _SAID.match(message)
+        said, path = match.groups() if match else (message, "$")
+        row, field = self._place(path)
+        where = f"rows[{row}]" if row is not None else path.removeprefix("$.") if path in ("$.rows", "$.columns") else ""
         if match := re.search(r"unknown field `(.*)`$", said, re.DOTALL):
             known = list(self.fields) if where else ["rows", "columns"]
             return HttpError(
@@ -144,12 +137,15 @@ class RowDecoder:
                 allowed=some([*known, *(self.ignored if where else ())], 20),
             )
         if match := re.search(r"missing required field `(.*)`$", said, re.DOTALL):
-            name = match[1]
-            return HttpError(422, f"{where} has no {name!r}", allowed=self._expected(name))
+            return HttpError(422, f"{where} has no {match[1]!r}", allowed=self._expected(match[1]))
+        if field in self.fields and said.startswith("Expected `array`"):
+            return HttpError(422, f"columns.{field} is not a list", allowed=f"a list, each value {self._expected(field)}")
         if field in self.fields:
             value = _find(body, row, field)
-            return HttpError(422, f"{where}.{field} cannot be used ({said})", value=_shown(value), allowed=self._expected(field))
-        return HttpError(422, f"{where or 'the body'} cannot be used ({said})", allowed='{"rows": [{"column": value, ...}, ...]}')
+            said = wrong(said, self.fields[field])
+            return HttpError(422, f"{where or 'columns'}.{field} {said}", value=_shown(value), allowed=self._expected(field))
+        form = '{"rows": [{"column": value, ...}, ...]} or {"columns": {"column": [value, ...], ...}}'
+        return HttpError(422, f"{where or 'the body'} {wrong(said)}", allowed=form)
 
     def _place(self, path: str) -> tuple[int | None, str]:
         if match := _AT_ROW.match(path):
@@ -164,13 +160,6 @@ class RowDecoder:
 
     def describe(self) -> list[dict[str, Any]]:
         return [{"name": each.name, "expected": each.expected, "nullable": each.nullable} for each in self.fields.values()]
-
-
-def _field(of: pa.Field, nullable: bool) -> Field:
-    for test, kind, expected in _JSON:
-        if test(of.type):
-            return Field(of.name, kind | None if nullable else kind, expected, nullable)
-    raise RaycycleError(f"column {of.name!r} has a type that JSON cannot carry", value=str(of.type))
 
 
 def _refuse_duplicates(body: bytes) -> None:

@@ -48,7 +48,7 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
         # A NaN is how pandas and Spark write a missing number; left alone it would pass `nullable: false`.
         array = pc.if_else(pc.is_nan(array), None, array)
     if array.type == target:
-        return array, none
+        return (_no_empty_text(array) if kind == "string" else array), none
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), target), none
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -71,10 +71,16 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
     return _parse(text, kind, formats, target)
 
 
+def _no_empty_text(text: pa.Array) -> pa.Array:
+    """A file of text cannot tell an empty value from a missing one, so nothing else may."""
+    empty = true_or_false(pc.equal(text, ""))
+    return pc.if_else(empty, None, text) if pc.any(empty).as_py() else text
+
+
 def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: pa.DataType) -> tuple[pa.Array, pa.Array]:
     text = pc.cast(text, pa.string())
     if kind == "string":
-        return text, pc.fill_null(pc.not_equal(text, text), False)
+        return _no_empty_text(text), pc.fill_null(pc.not_equal(text, text), False)
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(true_or_false(pc.equal(text, "")), None, text)
     if kind == "int64":
@@ -90,7 +96,8 @@ def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: 
         parsed = pc.if_else(fits, true, None)
     else:
         parsed = pa.nulls(len(text), pa.timestamp("us"))
-        for pattern in formats or _DATE_FORMATS:
+        # Machines write ISO 8601, whatever people write, and no other pattern reads it differently.
+        for pattern in (*formats, ISO8601) if formats else _DATE_FORMATS:
             if parsed.null_count == text.null_count:
                 break
             parsed = pc.coalesce(parsed, parse_times(text, pattern))

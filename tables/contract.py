@@ -20,7 +20,7 @@ from conf.errors import UsageError, some, suggest
 from tables.casting import ARROW, ColumnType, cast, true_or_false
 from tables.features import Task
 from tables.formats import UNREADABLE
-from tables.rules import check_rule, evaluate
+from tables.rules import check_rule, evaluate, names_in
 
 Role = Literal["feature", "label", "key", "time", "observed"]
 Severity = Literal["warn", "quarantine", "stop"]
@@ -128,11 +128,29 @@ def as_yaml(plain: dict[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """A batch after the contract: rows that keep it, rows that do not (with `_rule` and `_reason`), and warnings by rule."""
+    """A batch after the contract: all rows as typed columns, and for each the first `rule` it broke and why (null: none)."""
 
-    good: pa.Table
-    bad: pa.Table
+    typed: pa.Table
+    rule: pa.Array
+    reason: pa.Array
     warned: dict[str, int]
+
+    @property
+    def is_good(self) -> pa.Array:
+        return pc.is_null(self.rule)
+
+    @property
+    def good(self) -> pa.Table:
+        return self.typed.filter(self.is_good)
+
+    @property
+    def bad(self) -> pa.Table:
+        """The rows that broke a rule, with `_rule` and `_reason`."""
+        return self.marked(self.typed)
+
+    def marked(self, table: pa.Table) -> pa.Table:
+        """The bad rows as they stand in `table`, which has the same rows, with `_rule` and `_reason`."""
+        return table.append_column("_rule", self.rule).append_column("_reason", self.reason).filter(pc.invert(self.is_good))
 
 
 def check(contract: Contract, table: pa.Table) -> Checked:
@@ -140,27 +158,45 @@ def check(contract: Contract, table: pa.Table) -> Checked:
 
     Raises UsageError when a column is missing, cannot hold its type at all, or a rule of severity `stop` is broken.
     """
-    missing = [name for name in contract.columns if name not in table.column_names]
+    return _check(contract, table, list(contract.columns), contract.rules)
+
+
+def check_features(contract: Contract, table: pa.Table) -> Checked:
+    """The same for rows to be answered: they bring the features alone, and no row stops the others.
+
+    A nullable feature that the table lacks is null throughout. Rules over other columns than features cannot be asked.
+    """
+    names = contract.features
+    lacking = [name for name in names if name not in table.column_names and contract.columns[name].nullable]
+    for name in lacking:
+        table = table.append_column(name, pa.nulls(table.num_rows, ARROW[contract.columns[name].type]))
+    rules = [rule for rule in contract.rules if names_in(rule.check) <= set(names)]
+    return _check(contract, table, names, rules, stop="quarantine")
+
+
+def _check(contract: Contract, table: pa.Table, names: list[str], rules: list[Rule], stop: Severity = "stop") -> Checked:
+    missing = [name for name in names if name not in table.column_names]
     if missing:
+        close = suggest(missing[0], set(table.column_names) - set(names))
         raise UsageError(
-            f"the table has no column {missing[0]!r}" + (f" ({len(missing)} are missing)" if len(missing) > 1 else ""),
+            f"the table lacks columns{close}" if len(missing) > 1 else f"the table has no such column{close}",
+            value=", ".join(missing[:5]),
             allowed=some(table.column_names),
             next="correct the source, or remove the column from the contract",
         )
-    sorting = _Sorting(table)
+    sorting = _Sorting(table, stop)
     arrays: list[pa.Array] = []
-    for name, column in contract.columns.items():
+    for name in names:
+        column = contract.columns[name]
         array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
         arrays.append(array)
         for breach in _breaches(name, column, array, unreadable):
             sorting.note(breach)
-    typed = pa.table(dict(zip(contract.columns, arrays, strict=True)), schema=contract.schema())
-    for rule in contract.rules:
+    typed = pa.table(dict(zip(names, arrays, strict=True)), schema=contract.schema(names))
+    for rule in rules:
         kept = pc.fill_null(evaluate(rule.check, typed), True)
         sorting.note(_Breach(rule.name, rule.severity, pc.invert(kept), f"not {rule.check}"))
-    is_good = pc.is_null(sorting.rule)
-    marked = typed.append_column("_rule", sorting.rule).append_column("_reason", sorting.reason)
-    return Checked(typed.filter(is_good), marked.filter(pc.invert(is_good)), sorting.warned)
+    return Checked(typed, sorting.rule, sorting.reason, sorting.warned)
 
 
 class _Breach(NamedTuple):
@@ -175,7 +211,8 @@ class _Breach(NamedTuple):
 class _Sorting:
     """The first rule that each row broke, why, and how many rows broke those rules that only warn."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, stop: Severity) -> None:
+        self.stop = stop
         self.rule = self.reason = pa.nulls(table.num_rows, pa.string())
         self.warned: dict[str, int] = {}
         if UNREADABLE in table.column_names:
@@ -186,12 +223,13 @@ class _Sorting:
         count = pc.sum(breach.mask).as_py() or 0
         if not count:
             return
-        if breach.severity == "stop":
+        severity = self.stop if breach.severity == "stop" else breach.severity
+        if severity == "stop":
             raise UsageError(
                 f"contract rule {breach.name!r} is broken by {count} rows: {breach.said}",
                 next="correct the data, or the rule in the contract",
             )
-        if breach.severity == "warn":
+        if severity == "warn":
             self.warned[breach.name] = self.warned.get(breach.name, 0) + count
             return
         first = pc.and_(breach.mask, pc.is_null(self.rule))

@@ -10,9 +10,9 @@ import functools
 import glob
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,6 +75,16 @@ class Files:
     @property
     def text(self) -> Text:
         return Text(self.delimiter, self.encoding)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How text is read, apart from where it lies: what scoring must do alike."""
+        plain = {"delimiter": self.delimiter, "null_values": list(self.null_values), "numbers": dict(self.numbers)}
+        return {**plain, "column_nulls": {name: list(values) for name, values in self.column_nulls.items()}}
+
+    def read_like(self, reading: Mapping[str, Any]) -> Files:
+        """These files, read as others were, if they are of the same make: a comma file need not write numbers as a semicolon file did."""
+        return replace(self, **reading) if reading and reading["delimiter"] == self.delimiter else self
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows as small tables, in the order of the files' names, without Ray."""

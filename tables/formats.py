@@ -7,6 +7,8 @@ import codecs
 import csv
 import io
 import json
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +135,22 @@ def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged)
                 column_types=dict.fromkeys(names, pa.string()), include_columns=wanted, strings_can_be_null=False
             ),
         )
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
+        try:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+        finally:
+            held = weakref.ref(ragged)
+            del reader, ragged
+            _wait_until_gone(held)
     except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
         raise _text_badly(path, text, error) from None
+
+
+def _wait_until_gone(held: weakref.ref[Any]) -> None:
+    """Arrow's threads let go of a Python function shortly after their reader; a process that ends in between aborts."""
+    until = time.monotonic() + 1.0
+    while held() is not None and time.monotonic() < until:
+        time.sleep(0.0005)
 
 
 def _text_badly(path: str, text: Text, error: Exception) -> UsageError:

@@ -19,7 +19,7 @@ MAX_BAD_FRACTION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnProfile:
-    """What one column holds and is good for. `spelled` are its null spellings beyond the usual ones."""
+    """What one column holds and is good for. `spelled` are its null spellings beyond the usual ones; `required`: rows must have it."""
 
     type: ColumnType
     role: Role
@@ -29,6 +29,7 @@ class ColumnProfile:
     formats: tuple[str, ...] = ()
     spelled: tuple[str, ...] = ()
     style: str = ""
+    required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Profile:
         return Column(
             type=profile.type,
             role=profile.role,
-            nullable=profile.role not in ("label", "key"),
+            nullable=profile.role not in ("label", "key") and not profile.required,
             allowed=self.classes or None if name == self.label else None,
             formats=list(profile.formats) or None,
             note=profile.note,

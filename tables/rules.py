@@ -58,6 +58,11 @@ def _compile(node: ast.expr, check: str, columns: tuple[str, ...]) -> pc.Express
     )
 
 
+def names_in(check: str) -> set[str]:
+    """The columns that a rule asks about."""
+    return {node.id for node in ast.walk(_parse_rule(check)) if isinstance(node, ast.Name)}
+
+
 def evaluate(check: str, table: pa.Table) -> pa.Array:
     """The rule's answer for each row of `table`: true, false, or null where a column it needs is null."""
     import pyarrow.acero as acero

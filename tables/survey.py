@@ -22,6 +22,8 @@ from tables.schedule import Group, SplitPlan, hints_date, is_calendar, plan_spli
 from tables.suspects import Probe, label_likeness
 
 NEAR_PERFECT, SUSPECT, ORDINARY = 0.995, 0.98, 0.9
+# So many rows without a gap make it a rule.
+MIN_COMPLETE = 50
 
 
 def profile(table: pa.Table, label: str, *, rows: int | None = None, decimal_comma: bool = False, unreadable: int = 0) -> Profile:
@@ -49,6 +51,7 @@ class _Survey:
         self.columns: dict[str, ColumnProfile] = {}
         self.findings: list[Finding] = list(label.findings)
         self.alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.complete: set[str] = set()
         self.scores: dict[str, float] = {}
         self.times: dict[str, Reading] = {}
         self.calendar: dict[str, Reading] = {}
@@ -66,6 +69,8 @@ class _Survey:
 
     def look(self, name: str) -> None:
         reading = read_column(self.table.column(name), hints_date=hints_date(name), decimal_comma=self.decimal_comma)
+        if reading and not (reading.nulls or reading.bad or reading.infinite or (reading.is_text and "" in reading.levels)):
+            self.complete.add(name)
         reading = reading and whole(name, reading)
         if reading is None:
             self.alike["type", "nested or binary: a contract cannot hold them, so they are left out"].append(name)
@@ -216,6 +221,8 @@ class _Survey:
         times = {name: reading for name, reading in self.times.items() if self.columns[name].role == "feature"}
         split, said = plan_split(times, self.groups, self.label)
         self._use_time(split)
+        if rows == self.table.num_rows >= MIN_COMPLETE:
+            self._require_complete()
         budget = self._budget()
         self._merge_alike()
         columns = {self.label.name: self._label_column(), **self.columns}
@@ -260,6 +267,14 @@ class _Survey:
             if self.columns[name].role == "feature" and unseen_calendar(reading.values, time.values):
                 self.columns[name] = replace(self.columns[name], role="observed", note="newer rows have values never seen in training")
                 self.alike["date", "newer rows have values that no older row has: not used"].append(name)
+
+    def _require_complete(self) -> None:
+        """Where no row of the whole table lacks a value, a row that does is a mistake of who sends it, not a null to learn from."""
+        names = [name for name, column in self.columns.items() if column.role == "feature" and name in self.complete]
+        self.columns |= {name: replace(self.columns[name], required=True) for name in names}
+        if names:
+            what = f"{counted(len(names), 'column')} {'has' if len(names) == 1 else 'have'} no missing value"
+            self._find("null", what, "rows without them will be refused; set nullable: true to allow it", columns=tuple(names))
 
     def _merge_alike(self) -> None:
         for (kind, said), names in self.alike.items():

@@ -17,11 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.store import read_json, write_atomic, write_json
-from conf.errors import RaycycleError, suggest
+from conf.errors import RaycycleError
 from conf.targets import resolve
 from ledger import digests
-from tables.casting import cast
-from tables.contract import Contract
+from tables.contract import Contract, check_features
 from tables.encoder import Encoder
 from tables.features import Task
 from tables.sketches import Sketch
@@ -39,7 +38,10 @@ GOLDEN_TOLERANCE = 1e-6
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`bundle.json`: what the bundle is and the digest of each of its files. Its own SHA-256 is the digest of the bundle."""
+    """`bundle.json`: what the bundle is and the digest of each of its files. Its own SHA-256 is the digest of the bundle.
+
+    `reading` says how text files of training rows were read, where there were any, so that scoring reads its own alike.
+    """
 
     name: str
     task: Task
@@ -50,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_target: bool
     threshold: float
     plugins: list[str]
+    reading: dict[str, Any]
     lock_digest: str | None
     files: dict[str, str]
     format: Literal[1] = 1
@@ -141,25 +144,6 @@ class Bundle:
             worst = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else got.shape
             raise RaycycleError("golden predictions do not match", value=worst, allowed=f"a difference of at most {tolerance:g}")
 
-    def conform(self, table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
-        """The feature columns of `table` as contract types, and which rows cannot be used (unreadable, or null where not allowed)."""
-        arrays, bad = [], np.zeros(table.num_rows, bool)
-        for name in self.contract.features:
-            column = self.contract.columns[name]
-            if name in table.column_names:
-                array, unreadable = cast(table.column(name).combine_chunks(), column.type, column.formats)
-                bad |= np.asarray(unreadable)
-            elif column.nullable:
-                array = pa.nulls(table.num_rows, self.input_schema().field(name).type)
-            else:
-                raise RaycycleError(
-                    f"the input has no column {name!r}{suggest(name, table.column_names)}", next="add the column to the input"
-                )
-            if not column.nullable:
-                bad |= np.asarray(array.is_null())
-            arrays.append(array)
-        return pa.table(arrays, schema=self.input_schema()), bad
-
 
 def _verified(folder: Path, wanted: str | None) -> tuple[str, Manifest]:
     """The digest and the manifest of the bundle in `folder`, after every file was compared with it."""
@@ -202,6 +186,7 @@ def write(
     golden: pa.Table,
     reference: dict[str, Sketch],
     plugins: tuple[str, ...] = (),
+    reading: dict[str, Any] | None = None,
 ) -> str:
     """Write a bundle into the empty `folder` and return its digest. The same parts always give the same bytes."""
     for part in ("model", "encoder", "reference"):
@@ -225,6 +210,7 @@ def write(
         log_target=target.log,
         threshold=threshold,
         plugins=list(plugins),
+        reading=reading or {},
         lock_digest=digests.lock_digest(),
         files=digests.of_folder(folder),
     )
@@ -239,12 +225,11 @@ class _MlflowModel:
         self._bundle = bundle
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        rows, bad = self._bundle.conform(pa.Table.from_pandas(model_input, preserve_index=False))
-        if bad.any():
-            raise RaycycleError(
-                "rows break the contract", value=np.flatnonzero(bad)[:10].tolist(), allowed="values of the contract's types"
-            )
-        return self._bundle.predict(rows).to_pandas()
+        checked = check_features(self._bundle.contract, pa.Table.from_pandas(model_input, preserve_index=False))
+        if checked.bad.num_rows:
+            reasons = checked.bad.column("_reason").unique().to_pylist()
+            raise RaycycleError(f"{checked.bad.num_rows} rows break the contract", value="; ".join(reasons[:5]), next="correct the rows")
+        return self._bundle.predict(checked.typed).to_pandas()
 
 
 def _load_pyfunc(path: str) -> _MlflowModel:

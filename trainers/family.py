@@ -80,7 +80,8 @@ def families(node: Mapping[str, Any], space: Mapping[str, str], typed: Collectio
     with several families): those are not searched.
     """
     single = "_target_" in node
-    nodes = {str(node["_target_"]).split(".")[-2]: node} if single else dict(node)
+    nodes = {str(node["_target_"]).split(".")[-2]: node} if single else {name: each for name, each in node.items() if name != "resources"}
+    shared = {} if single else {kind: amount for kind, amount in (node.get("resources") or {}).items() if amount is not None}
     found = []
     for name, each in nodes.items():
         if not isinstance(each, Mapping) or "_target_" not in each:
@@ -88,7 +89,7 @@ def families(node: Mapping[str, Any], space: Mapping[str, str], typed: Collectio
         prefix = "" if single else f"{name}."
         own = {key.removeprefix(prefix): text for key, text in space.items() if key.startswith(prefix)}
         fixed = {key.removeprefix(prefix) for key in typed if key.startswith(prefix)}
-        found.append(_family(name, each, own, fixed, plugins))
+        found.append(_family(name, {**each, "resources": {**(each.get("resources") or {}), **shared}}, own, fixed, plugins))
     unused = [key for key in space if not single and key.split(".")[0] not in nodes]
     if unused:
         raise UsageError(f"there is no such trainer{suggest(unused[0].split('.')[0], nodes)}", value=unused[0], allowed=", ".join(nodes))

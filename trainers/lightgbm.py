@@ -15,7 +15,7 @@ from trainers.columns import categorical
 from trainers.outputs import of_predicted_class
 from trainers.protocol import Context, Exactness, Matrix
 from trainers.ranges import check
-from trainers.sizes import eased_floor, eased_penalty
+from trainers.sizes import eased
 from trainers.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -130,11 +130,11 @@ def _settings(params: LightGBMParams, context: Context, rows: int) -> dict[str, 
         "verbosity": -1,
         "learning_rate": params.learning_rate,
         "num_leaves": params.num_leaves,
-        "min_data_in_leaf": max(1, round(eased_floor(params.min_data_in_leaf, rows, context))),
+        "min_data_in_leaf": max(1, round(eased(params.min_data_in_leaf, rows, context))),
         "feature_fraction_bynode": params.feature_fraction,
         "bagging_fraction": params.bagging_fraction,
         "bagging_freq": 1,
-        "lambda_l2": eased_penalty(params.lambda_l2, rows, context),
+        "lambda_l2": eased(params.lambda_l2, rows, context),
         "cat_smooth": params.cat_smooth,
         "cat_l2": params.cat_l2,
     }

@@ -9,26 +9,17 @@ import math
 
 from trainers.protocol import Context
 
-ENOUGH_ROWS = 2_000  # for each output of a model
-FEW_EPOCHS, ENOUGH_FOR_FEW_EPOCHS = 6, 50_000
+ENOUGH_ROWS = 1_000
+FEW_EPOCHS, ENOUGH_FOR_FEW_EPOCHS = 6, 20_000
 MANY_EPOCHS = 15
 
 
-def eased_floor(value: float, rows: int, context: Context) -> float:
-    """A least number of rows (or weight of rows) in a leaf: in proportion to the rows there are."""
-    return value * _fullness(rows, context)
-
-
-def eased_penalty(value: float, rows: int, context: Context) -> float:
-    """A ridge penalty on leaves: by the square root, between that of a full table and none."""
-    return value * math.sqrt(_fullness(rows, context))
+def eased(value: float, rows: int, context: Context) -> float:
+    """A least number of rows in a leaf, or a penalty on leaves: in proportion to the rows there are for each output."""
+    outputs = context.num_classes if context.task == "multiclass" else 1
+    return value * min(1.0, rows / (ENOUGH_ROWS * outputs))
 
 
 def epochs_for(rows: int) -> int:
     """Passes over the rows: a small table gets more of them, since its epochs have fewer and smaller batches."""
     return min(max(round(FEW_EPOCHS * math.sqrt(ENOUGH_FOR_FEW_EPOCHS / max(rows, 1))), FEW_EPOCHS), MANY_EPOCHS)
-
-
-def _fullness(rows: int, context: Context) -> float:
-    outputs = context.num_classes if context.task == "multiclass" else 1
-    return min(1.0, rows / (ENOUGH_ROWS * outputs))

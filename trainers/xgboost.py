@@ -15,7 +15,7 @@ from trainers.columns import categorical, target_mean_and_scale
 from trainers.outputs import of_predicted_class
 from trainers.protocol import Context, Exactness, Matrix
 from trainers.ranges import check
-from trainers.sizes import eased_floor, eased_penalty
+from trainers.sizes import eased
 from trainers.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ def _settings(params: XGBoostParams, context: Context, rows: int) -> dict[str, A
         "verbosity": 0,
         "learning_rate": params.learning_rate,
         "max_depth": params.max_depth,
-        "min_child_weight": eased_floor(params.min_child_weight, rows, context),
+        "min_child_weight": eased(params.min_child_weight, rows, context),
         "subsample": params.subsample,
         "colsample_bynode": params.colsample,
-        "reg_lambda": eased_penalty(params.reg_lambda, rows, context),
+        "reg_lambda": eased(params.reg_lambda, rows, context),
         "max_bin": params.max_bin,
         "max_cat_to_onehot": params.max_cat_to_onehot,
     }

@@ -33,6 +33,18 @@ def test_three_classes_from_a_semicolon_file_with_odd_names(home: Home, tmp_path
     total = sum(scored.column(f"score_{each}").to_numpy() for each in iris.target_names)
     assert total == pytest.approx(1.0, abs=1e-6)
     assert set(scored.column("prediction").to_pylist()) <= set(iris.target_names)
+    whole = home.raycycle("score", "iris@candidate", str(tmp_path / "iris.csv"), str(tmp_path / "scores"), "store.root=tables-home")
+    assert (whole["rows"], whole["quarantined"]) == (150, {})
+    frame.drop(columns="123").to_csv(tmp_path / "less.csv", sep=";", index=False)
+    without = home.raycycle("score", "iris@candidate", str(tmp_path / "less.csv"), str(tmp_path / "none"), "store.root=tables-home")
+    assert without["rows"] == 150, "a column that may be null may be left out"
+    bad = frame.assign(**{"sepal length (cm)": "long"})
+    bad.to_csv(tmp_path / "bad.csv", sep=";", index=False)
+    error = home.raycycle("score", "iris@candidate", str(tmp_path / "bad.csv"), str(tmp_path / "no"), "store.root=tables-home", code=1)[
+        "error"
+    ]
+    assert "sepal length (cm) is not a double (150)" in error["what"]
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_number_from_json_lines(home: Home, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from conf.errors import RaycycleError
+from conf.errors import RaycycleError, UsageError
 from ledger import digests
-from tables.contract import Column, Contract
+from tables.contract import Column, Contract, check_features
 from tables.encoder import Encoder
 from tables.sketches import sketch
 from tables.target import Target, label_sketch
@@ -197,8 +197,9 @@ def test_other_golden_scores_are_noticed(made: dict, tmp_path: Path, monkeypatch
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(made: dict) -> None:
     for (_, task), (folder, digest) in made.items():
         opened = Bundle.open(folder, digest)
-        rows, bad = opened.conform(table(task))
-        assert not bad.any()
+        checked = check_features(opened.contract, table(task))
+        assert checked.bad.num_rows == 0
+        rows = checked.typed
         whole = opened.scores(rows)
         for size in (1, 7, 64):
             pieces = [opened.scores(rows.slice(at, size)) for at in range(0, 70, size)]
@@ -216,12 +217,12 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(made: dict) -> None:
 )
 def test_answers_have_the_columns_that_scripts_rely_on(made: dict, task: str, columns: list[str], kind: pa.DataType) -> None:
     opened = Bundle.open(*made["linear", task])
-    answer = opened.predict(opened.conform(table(task))[0])
+    answer = opened.predict(check_features(opened.contract, table(task)).typed)
     assert answer.schema.names == columns
     assert answer.schema.field("prediction").type == kind
     if task == "binary":
         assert answer["prediction"].to_pylist() == ["yes" if score >= 0.4 else "no" for score in answer["score"].to_pylist()]
-        assert answer["score"].to_pylist() == opened.scores(opened.conform(table(task))[0]).tolist()
+        assert answer["score"].to_pylist() == opened.scores(check_features(opened.contract, table(task)).typed).tolist()
     elif task == "multiclass":
         shares = np.column_stack([answer[name] for name in columns[1:]])
         assert answer["prediction"].to_pylist() == shares.argmax(axis=1).tolist()
@@ -232,12 +233,14 @@ def test_answers_have_the_columns_that_scripts_rely_on(made: dict, task: str, co
 
 def test_rows_that_cannot_be_used_are_marked_and_the_others_answered(made: dict) -> None:
     opened = Bundle.open(*made["linear", "binary"])
-    rows, bad = opened.conform(pa.table({"count": ["1", "two", None, "4"], "number": ["0.5", "1", "1", None], "more": [0] * 4}))
-    assert bad.tolist() == [False, True, True, False]
-    assert rows.schema == opened.input_schema()
-    assert rows["word"].null_count == 4, "a nullable column may be left out"
-    with pytest.raises(RaycycleError, match=r"no column 'count' \(did you mean 'counts'\?\)"):
-        opened.conform(pa.table({"counts": [1]}))
+    given = pa.table({"count": ["1", "two", None, "4"], "number": ["0.5", "1", "1", None], "more": [0] * 4})
+    checked = check_features(opened.contract, given)
+    assert checked.is_good.to_pylist() == [True, False, False, True]
+    assert checked.reason.to_pylist()[1:3] == ["count is not a int64", "count is null"]
+    assert checked.typed.schema == opened.input_schema()
+    assert checked.typed["word"].null_count == 4, "a nullable column may be left out"
+    with pytest.raises(UsageError, match=r"no such column \(did you mean 'counts'\?\): 'count'"):
+        check_features(opened.contract, pa.table({"counts": [1]}))
 
 
 def test_mlflow_gets_the_same_answers(made: dict) -> None:
@@ -246,7 +249,7 @@ def test_mlflow_gets_the_same_answers(made: dict) -> None:
     answer = loaded.predict(table("binary").to_pandas())
     assert isinstance(answer, pd.DataFrame)
     opened = Bundle.open(folder, digest)
-    assert answer["score"].tolist() == opened.scores(opened.conform(table("binary"))[0]).tolist()
+    assert answer["score"].tolist() == opened.scores(check_features(opened.contract, table("binary")).typed).tolist()
     with pytest.raises(RaycycleError, match="break the contract"):
         loaded.predict(pd.DataFrame({"count": ["x"], "number": [1.0], "word": ["a"], "day": ["2020-01-01"]}))
 

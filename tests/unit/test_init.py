@@ -111,6 +111,56 @@ def test_many_columns_are_looked_at_in_reasonable_time(tmp_path: Path) -> None:
     assert len(reread(init(str(tmp_path / "t.parquet"), "y", into=tmp_path / "conf"))[1].features) > 990
 
 
+def test_null_spellings_are_told_with_their_columns_and_read_as_a_run_does(tmp_path: Path) -> None:
+    def row(i: int) -> str:
+        return f"{i},{'?' if i % 9 == 0 else X[i]},{'NA' if i % 7 == 0 else 'abc'[i % 3]},{'?' if i % 5 == 0 else i % 4},{'' if i % 8 == 0 else 'r'},{Y[i]}"
+
+    folder = tmp_path / "t" / "country=NA"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("\n".join(["n,u,v,w,empty,y", *map(row, range(N))]))
+    (tmp_path / "t" / "country=DE").mkdir()
+    (tmp_path / "t" / "country=DE" / "a.csv").write_text("\n".join(["n,u,v,w,empty,y", *map(row, range(N))]))
+    made = init(str(tmp_path / "t"), "y", into=tmp_path / "conf")
+    told = {finding.columns: finding.line() for finding in made.profile.findings if "write" in finding.what}
+    assert set(told) == {("u", "w"), ("v",)}
+    assert told["u", "w"].startswith("u, w write null as '?': read as null")
+    assert told["v",].startswith("v writes null as 'NA': read as null")
+    source, contract = reread(made)
+    table = check(contract, pa.concat_tables(source.batches())).typed
+    assert {name: column.nulls for name, column in made.profile.columns.items()} == {
+        name: table[name].null_count for name in contract.columns
+    }
+    assert not contract.columns["country"].nullable and contract.columns["w"].nullable
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("t.csv", ""),
+        ("inf.csv", "named table_inf: inf is a word of Hydra"),
+        ("2024.csv", "named table_2024: a name begins with a letter"),
+        ("My Table.csv", "named my_table: a name is small letters"),
+    ],
+)
+def test_another_name_than_the_files_is_told(tmp_path: Path, file: str, said: str) -> None:
+    lines = init(csv(tmp_path / file), "y", into=tmp_path / "conf").lines()
+    assert [line for line in lines if "named" in line] == [line for line in lines if said and said in line]
+    assert bool(said) == any("named" in line for line in lines)
+    assert "named" not in "".join(init(csv(tmp_path / file), "y", "chosen", into=tmp_path / "conf").lines())
+
+
+def test_a_broken_look_leaves_no_reader_behind(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "1,yes\n" * 4_000_000)
+    before = pa.total_allocated_bytes()
+    try:
+        for _ in (batches := Files(path=str(path)).batches()):
+            raise ValueError("stop")
+    except ValueError:
+        batches.close()
+        assert pa.total_allocated_bytes() - before < 40 << 20
+
+
 def test_files_there_already_are_kept_unless_forced(tmp_path: Path) -> None:
     path, into = csv(tmp_path / "t.csv"), tmp_path / "conf"
     made = init(path, "y", into=into)

@@ -297,6 +297,29 @@ def test_quarantine_budget_follows_what_was_seen() -> None:
     assert check(found.contract("t"), pa.table({"x": X, "y": label})).bad.num_rows / N < found.max_bad_fraction
 
 
+def test_columns_without_a_gap_are_required() -> None:
+    gaps = {
+        "some": ["a", None] * (N // 2),
+        "blank": ["a", ""] * (N // 2),
+        "wrong": [*texts(X[:-1]), "abc"],
+        "endless": np.where(np.arange(N) == 3, np.inf, RANDOM.normal(size=N)),
+        "nan": np.where(np.arange(N) == 3, np.nan, RANDOM.normal(size=N)),
+    }
+    full = {"city": [f"town {i % 60}" for i in range(N)], "born": [f"{1950 + i % 50}-01-{i % 28 + 1:02d}" for i in range(N)]}
+    found = looked(**gaps, **full, row=range(N), same=["a"] * N)
+    columns = found.contract("t").columns
+    assert [name for name, column in columns.items() if column.role == "feature" and not column.nullable] == ["x", "city", "born"]
+    assert columns["same"].nullable and not columns["row"].nullable and not columns["y"].nullable
+    assert "3 columns have no missing value: rows without them will be refused; set nullable: true" in said(found, "null")
+
+
+def test_a_sample_or_a_few_rows_require_no_column() -> None:
+    table = pa.table({"x": X, "y": BINARY})
+    for found in (profile(table, "y", rows=N * 2), profile(table.slice(0, 49), "y")):
+        assert found.contract("t").columns["x"].nullable and said(found, "null") == ""
+    assert "1 column has no missing value" in said(profile(table.slice(0, 50), "y"), "null")
+
+
 def test_infinite_labels_go_to_the_quarantine() -> None:
     label = np.where(np.arange(N) % 50 == 0, np.inf, np.exp(X))
     found = looked(label)

@@ -90,17 +90,17 @@ def test_local_times_are_utc_and_offsets_are_applied(decoder: RowDecoder) -> Non
 @pytest.mark.parametrize(
     ("change", "says", "value", "allowed"),
     [
-        ({"distance": "far"}, "rows[1].distance", "far", "a number"),
-        ({"distance": None}, "rows[1].distance", None, "a number"),
-        ({"stops": 1.5}, "rows[1].stops", 1.5, "a whole number of 64 bits or null"),
-        ({"stops": 2**63}, "rows[1].stops", 2**63, "a whole number of 64 bits or null"),
-        ({"stops": True}, "rows[1].stops", True, "a whole number of 64 bits or null"),
-        ({"carrier": 7}, "rows[1].carrier", 7, "a string or null"),
-        ({"carrier": ["AA"]}, "rows[1].carrier", '["AA"]', "a string or null"),
-        ({"weekend": 1}, "rows[1].weekend", 1, "true or false or null"),
-        ({"day": "31.01.2026"}, "rows[1].day", "31.01.2026", 'a date such as "2026-01-31" or null'),
-        ({"at": "noon"}, "rows[1].at", "noon", 'a time such as "2026-01-31T09:30:00Z" or null'),
-        ({"wind.speed ü": "x" * 500}, "rows[1].wind.speed ü", "x" * 80 + "...", "a number or null"),
+        ({"distance": "far"}, "rows[1].distance is not a number", "far", "a number"),
+        ({"distance": None}, "rows[1].distance is null", None, "a number"),
+        ({"stops": 1.5}, "rows[1].stops is not a whole number", 1.5, "a whole number or null"),
+        ({"stops": 2**63}, "rows[1].stops is above 9223372036854775807", 2**63, "a whole number or null"),
+        ({"stops": True}, "rows[1].stops is not a whole number", True, "a whole number or null"),
+        ({"carrier": 7}, "rows[1].carrier is not text", 7, "text or null"),
+        ({"carrier": ["AA"]}, "rows[1].carrier is not text", '["AA"]', "text or null"),
+        ({"weekend": 1}, "rows[1].weekend is not true or false", 1, "true or false or null"),
+        ({"day": "31.01.2026"}, "rows[1].day is not a date as 2024-01-31", "31.01.2026", "a date as 2024-01-31 or null"),
+        ({"at": "noon"}, "rows[1].at is not a time", "noon", "a time as 2024-01-31T09:30:00Z or null"),
+        ({"wind.speed ü": "x" * 500}, "rows[1].wind.speed ü is not a number", "x" * 80 + "...", "a number or null"),
         ({"carier": "AA"}, "did you mean 'carrier'?", "carier", "distance, carrier"),
     ],
 )  # fmt: skip
@@ -112,6 +112,7 @@ def test_a_wrong_field_is_named_with_row_value_and_type(
     assert says in error.what and "rows[1]" in error.what
     assert error.value == value
     assert error.allowed.startswith(allowed)
+    assert "`" not in error.message
 
 
 def test_a_missing_required_feature_is_named(decoder: RowDecoder) -> None:
@@ -165,3 +166,102 @@ def test_hostile_bodies_are_the_clients_fault(decoder: RowDecoder, body: bytes, 
 def test_text_that_looks_like_a_key_is_no_duplicate(decoder: RowDecoder) -> None:
     body = json.dumps({"rows": [{"distance": 1, "carrier": 'he said "distance": 2, "distance": 3'}]}).encode()
     assert decoder.decode(body)[0][1].startswith("he said")
+
+
+BOUNDED = Contract(
+    name="t",
+    task="binary",
+    label="y",
+    columns={
+        "weekday": Column(type="int64", min=0, max=6, nullable=False),
+        "stops": Column(type="int64", min=0.5),
+        "humid": Column(type="double", min=0, max=100),
+        "temp": Column(type="double", max=130.5),
+        "origin": Column(type="string", allowed=["EWR", "JFK"], nullable=False),
+        "carrier": Column(type="string", allowed=["AA", "DL - at `$.rows[7].temp`"]),
+        "code": Column(type="int64", allowed=["1", "2"]),
+        "dest": Column(type="string", nullable=False),
+        "loose": Column(type="int64", min=0, max=1, severity="warn"),
+        "free": Column(type="string", allowed=["a"], severity="warn"),
+        "y": Column(type="string", role="label"),
+    },
+)
+KEPT = {
+    "weekday": 6,
+    "stops": 1,
+    "humid": 0,
+    "temp": -400,
+    "origin": "JFK",
+    "carrier": "AA",
+    "code": 2,
+    "dest": "LAX",
+    "loose": 9,
+    "free": "b",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says", "allowed"),
+    [
+        ("weekday", 7, "is above 6", "a whole number from 0 to 6"),
+        ("weekday", -1, "is below 0", "a whole number from 0 to 6"),
+        ("weekday", 1e1, "is not a whole number", "a whole number from 0 to 6"),
+        ("stops", 0, "is below 1", "a whole number from 1 on or null"),
+        ("humid", 100.5, "is above 100", "a number from 0 to 100 or null"),
+        ("humid", "wet", "is not a number", "a number from 0 to 100 or null"),
+        ("temp", 131, "is above 130.5", "a number up to 130.5 or null"),
+        ("origin", "LGA", "is not an allowed value", "one of EWR, JFK"),
+        ("origin", "", "is not an allowed value", "one of EWR, JFK"),
+        ("origin", None, "is null", "one of EWR, JFK"),
+        ("carrier", "x - at `$.rows[7].temp`", "is not an allowed value", "one of AA, DL - at `$.rows[7].temp` or null"),
+        ("carrier", 3, "is not text", "one of AA, DL - at `$.rows[7].temp` or null"),
+        ("code", 3, "is not an allowed value", "one of 1, 2 or null"),
+        ("code", "1", "is not a whole number", "one of 1, 2 or null"),
+        ("dest", "", "is empty", "text"),
+    ],
+)
+def test_what_the_contract_bounds_is_refused_in_rows_and_columns(field: str, value: Any, says: str, allowed: str) -> None:
+    decoder = RowDecoder(BOUNDED, BOUNDED.schema(BOUNDED.features))
+    wrong = {**KEPT, field: value}
+    for body in ({"rows": [KEPT, wrong]}, {"columns": {name: [KEPT[name], wrong[name]] for name in KEPT}}):
+        error = refused(decoder, body)
+        assert (error.status, error.what, error.value, error.allowed) == (422, f"rows[1].{field} {says}", value, allowed)
+
+
+def test_what_keeps_the_bounds_or_only_breaks_a_warning_is_answered() -> None:
+    decoder = RowDecoder(BOUNDED, BOUNDED.schema(BOUNDED.features))
+    nulls = {"weekday": 0, "origin": "EWR", "dest": " ", "carrier": None}
+    batch = decoder.batch(decoder.decode(json.dumps({"rows": [KEPT, nulls]}).encode()))
+    assert batch.to_pylist() == [KEPT, {**dict.fromkeys(KEPT), **nulls}]
+
+
+def test_bounds_that_leave_no_value_refuse_every_value() -> None:
+    columns = {"x": Column(type="int64", allowed=["one"]), "y": Column(type="string", role="label")}
+    decoder = RowDecoder(contract := Contract(name="t", task="binary", label="y", columns=columns), contract.schema(["x"]))
+    assert decoder.decode(b'{"rows": [{"x": null}]}') == [(None,)]
+    assert "rows[0].x" in refused(decoder, b'{"rows": [{"x": 1}]}').what
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_empty_text_is_a_null(decoder: RowDecoder, count: int) -> None:
+    rows = {"rows": [{"distance": 1, "carrier": text} for text in ["", "AA", None] * count]}
+    columns = {"columns": {name: [row[name] for row in rows["rows"]] for name in ("distance", "carrier")}}
+    for body in (rows, columns):
+        assert decoder.batch(decoder.decode(json.dumps(body).encode())).column("carrier").to_pylist() == [None, "AA", None] * count
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"rows": {"distance": 1}}', "rows is not a list"),
+        (b'{"rows": [null]}', "rows[0] is null"),
+        (b'{"rows": [[1]]}', "rows[0] is not an object"),
+        (b'{"columns": [1]}', "columns is not an object"),
+        (b'{"columns": {"distance": 1}}', "columns.distance is not a list"),
+        (b'{"columns": {"distance": null}}', "columns.distance is not a list"),
+        (b'"rows"', "the body is not an object"),
+        (b'{"rows": [{"distance": 1e999}]}', "rows[0].distance is out of range"),
+    ],
+)
+def test_the_form_of_a_body_is_told_in_plain_words(decoder: RowDecoder, body: bytes, says: str) -> None:
+    assert refused(decoder, body).what == says
