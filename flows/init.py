@@ -5,7 +5,6 @@ $ raycycle init FILE_OR_FOLDER --label COL
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections import defaultdict
@@ -193,9 +192,9 @@ def look_at(source: Files, progress: Progress) -> Sample:
     stride = 1
     words, folders = pa.array(source.null_values, pa.string()), _folder_columns(source)
     # The source leaves the nulls as they are written, so that they can be told.
-    tables = replace(source, unreadable="mark", null_values=()).batches()
-    with progress.stage("init") as bar, contextlib.closing(tables):
-        for table in tables:
+    as_written = replace(source, unreadable="mark", null_values=())
+    with progress.stage("init") as bar:
+        for table in as_written.batches():
             good = _with_nulls(_readable(table, unreadable, bar), words, folders, nulls)
             kept.append(good.take(pa.array(range(-rows % stride, good.num_rows, stride), pa.int64())) if stride > 1 else good)
             rows += good.num_rows

@@ -124,6 +124,7 @@ def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged)
         damaged(f"record {row.number} has {row.actual_columns} field{'s' * (row.actual_columns != 1)} instead of {row.expected_columns}")
         return "skip"
 
+    reader = None
     try:
         reader = arrow_csv.open_csv(
             open_text(path, text),
@@ -135,15 +136,14 @@ def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged)
                 column_types=dict.fromkeys(names, pa.string()), include_columns=wanted, strings_can_be_null=False
             ),
         )
-        try:
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
-        finally:
-            held = weakref.ref(ragged)
-            del reader, ragged
-            _wait_until_gone(held)
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
         raise _text_badly(path, text, error) from None
+    finally:
+        held = weakref.ref(ragged)
+        del reader, ragged
+        _wait_until_gone(held)
 
 
 def _wait_until_gone(held: weakref.ref[Any]) -> None:

@@ -273,8 +273,9 @@ class _Survey:
         names = [name for name, column in self.columns.items() if column.role == "feature" and name in self.complete]
         self.columns |= {name: replace(self.columns[name], required=True) for name in names}
         if names:
-            what = f"{counted(len(names), 'column')} {'has' if len(names) == 1 else 'have'} no missing value"
-            self._find("null", what, "rows without them will be refused; set nullable: true to allow it", columns=tuple(names))
+            have, them = ("has", "it") if len(names) == 1 else ("have", "them")
+            what = f"{counted(len(names), 'column')} {have} no missing value"
+            self._find("null", what, f"rows without {them} will be refused; set nullable: true to allow it", columns=tuple(names))
 
     def _merge_alike(self) -> None:
         for (kind, said), names in self.alike.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import datetime as dt
 import decimal
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.errors import UsageError
+from tables import formats
 from tables.dialect import find_delimiter, find_encoding
 from tables.files import Files
 from tables.formats import UNREADABLE
@@ -219,3 +222,23 @@ def test_mixed_encodings_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes("é".encode(encoding))
     with pytest.raises(UsageError, match=r"a\.csv: utf-8, b\.csv: cp1252"):
         find_encoding([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
+
+
+@pytest.mark.parametrize("text", ["x,y\n", "x,y\n1,2\n", "x,y\n1\n", "x,y\n\xff,2\n", "x,y\n" + "1,2\n" * 4_000_000], ids=len)
+def test_nothing_of_a_csv_reader_outlives_its_generator(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's threads abort a process that ends while they hold a Python function."""
+    gone: list[bool] = []
+    wait = formats._wait_until_gone
+
+    def noted(held: Any) -> None:
+        wait(held)
+        gone.append(held() is None)
+
+    monkeypatch.setattr(formats, "_wait_until_gone", noted)
+    (tmp_path / "t.csv").write_text(text, encoding="latin-1")
+    batches = Files(path=str(tmp_path / "t.csv")).batches()
+    with contextlib.suppress(UsageError):
+        next(batches, None)
+        batches.close()
+    del batches
+    assert gone == [True]
