@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="raycycle",
-    help="The whole life of a machine-learning model on Ray, from raw table to monitored endpoint.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -123,6 +122,21 @@ def _platform(overrides: list[str] | None, answer: Answer) -> tuple[Composed[Pla
     composed = compose(overrides or [], root="platform")
     answer.store = Store.open(composed.config.store.root)
     return composed, answer.store
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"raycycle {version('raycycle')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """The whole life of a machine-learning model on Ray, from raw table to released endpoint."""
 
 
 @app.command()

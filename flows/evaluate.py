@@ -18,8 +18,8 @@ from cluster.progress import Progress
 from flows.gates import Evidence, Gate, Verdict, constant_scores
 from flows.leaks import Probe, probe
 from flows.prepare import Prepared
-from flows.search import Trial
-from flows.sweep import Swept, fit, joined
+from flows.sweep import Swept
+from flows.trial import Trial, fit, joined
 from ledger.registry import Registered
 from tables.contract import check_features
 from tables.target import Target

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.search import Trial
+from flows.trial import Trial
 from trainers.space import Domain
 
 

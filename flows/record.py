@@ -12,7 +12,7 @@ from cluster.progress import Progress
 from cluster.store import Store, write_json
 from flows.made import Made
 from flows.plan import Plan
-from flows.search import Trial
+from flows.trial import Trial
 from ledger.environment import environment
 from ledger.tracking import ChildRun, Tracking
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conf.schema import Search
+from flows.trial import Proposal, Trial
 from trainers.family import Family
 
 if TYPE_CHECKING:
@@ -21,41 +21,6 @@ if TYPE_CHECKING:
 
 # A rung judges only where this many trials of the family have been there.
 MIN_AT_RUNG = 3
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a trial is to try. `bounds`: at each share of training done, the loss above which it stops."""
-
-    number: int
-    family: str
-    params: dict[str, Any]
-    log_target: bool
-    bounds: dict[float, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One fit that ended.
-
-    `loss` is that of the sweep's metric on validation rows, infinite where it failed; `rungs` are the losses met on the way, by the
-    share of training done; `started` is in seconds since 1970; `reason` says why it stopped or failed.
-    """
-
-    number: int
-    family: str
-    params: dict[str, Any]
-    log_target: bool
-    status: Literal["finished", "stopped", "failed"]
-    loss: float
-    metrics: dict[str, float]
-    threshold: float
-    steps: int | None
-    rungs: dict[float, float]
-    seconds: float
-    started: float = 0.0
-    worker: str = ""
-    reason: str = ""
 
 
 class Proposer:

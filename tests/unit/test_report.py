@@ -23,9 +23,9 @@ from flows.leaks import Probe
 from flows.prepare import Prepared, Rows
 from flows.report import render, report
 from flows.score import Scored
-from flows.search import Trial
 from flows.story import Story, difference, number
-from flows.sweep import Data, Swept
+from flows.sweep import Swept
+from flows.trial import Data, Trial
 from tables.contract import Column, Contract
 from tables.encoder import Encoder, NumericSpec
 from tables.features import Feature

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.schema import Search
-from flows.search import MIN_AT_RUNG, Proposal, Proposer, Trial, tune_searcher
+from flows.search import MIN_AT_RUNG, Proposer, tune_searcher
+from flows.trial import Proposal, Trial
 from trainers.family import Family
 from trainers.space import Choice, Interval
 

@@ -14,7 +14,7 @@ from flows import summary
 from flows.evaluate import Quality
 from flows.gates import Verdict
 from flows.made import Made
-from flows.search import Trial
+from flows.trial import Trial
 
 PLAN: Any = SimpleNamespace(later_by="month", config=SimpleNamespace(dataset=SimpleNamespace(name="flights")))
 

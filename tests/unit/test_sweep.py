@@ -17,8 +17,8 @@ from conf.errors import UsageError
 from conf.schema import Sweep
 from flows import sweep as stage
 from flows.prepare import Prepared, Rows
-from flows.search import Proposal, Trial
-from flows.sweep import Data, _folds, best_by_family, best_of, fit, joined, log_targets, run_trial, sweep_data
+from flows.sweep import _folds, best_by_family, best_of, log_targets, sweep_data
+from flows.trial import Data, Proposal, Trial, fit, joined, run_trial
 from tables.features import Feature
 from tables.target import Target
 from trainers.family import Family
