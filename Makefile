@@ -14,7 +14,7 @@ run: $(VENV)/run.done  ## The main job on the demo data: learn, judge, release a
 	$(BIN)/raycycle run experiment=flights
 
 test: $(VENV)/dev.done  ## All tests (unit, then integration with real Ray, MLflow and Serve)
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/unit tests/integration
 
 lint: $(VENV)/dev.done  ## ruff, mypy, import contract
 	$(BIN)/ruff check .
