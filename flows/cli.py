@@ -99,7 +99,9 @@ def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
     """An error nobody foresaw becomes one line; its traceback goes to a file."""
     if isinstance(raised, RaycycleError):
         return raised
-    said = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised).strip() else ''}"
+    inner = getattr(raised, "cause", None)  # Ray wraps what a worker raised in its own words and colours
+    blamed = inner if isinstance(inner, BaseException) else raised
+    said = ": ".join([type(blamed).__name__, *str(blamed).strip().splitlines()[:1]])
     full = "".join(traceback.format_exception(raised))
     if store is None:
         print(full, file=sys.stderr)

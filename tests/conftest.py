@@ -1,9 +1,8 @@
-"""Fixtures shared by all tests: one Ray session, and an empty store for each test."""
+"""What all tests share: an empty store for each, and hypothesis without chance or clock."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ settings.register_profile("raycycle", deadline=None, derandomize=True)
 settings.load_profile("raycycle")
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One local Ray with two logical CPUs for all integration tests that do not start a platform of their own."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
