@@ -151,7 +151,8 @@ class NotWorse:
         if evidence.champion_scores is None:
             return Verdict("not_worse", True, None, self.at_least, evidence.champion_name or "there is no champion yet")
         gain, interval = evidence.gain(evidence.champion_scores)
-        reason = f"{evidence.metric} is better than champion {evidence.champion_name} by {gain:+.5f}, need {self.at_least:+.5f}"
+        word = "better" if gain >= 0 else "worse"
+        reason = f"{evidence.metric} is {word} than that of champion {evidence.champion_name} by {abs(gain):.5f}, need {self.at_least:+.5f}"
         return Verdict("not_worse", gain >= self.at_least, gain, self.at_least, reason, interval)
 
 
