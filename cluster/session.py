@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import platform
+from cluster import platform, processes
 from cluster.code import Code, pack
 from cluster.environment import LOOPBACK, Folders, applied, drop_old_sessions, quiet_variables, ray_token, ray_variables
 from cluster.store import Store
@@ -51,7 +51,8 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
     else:
         kind, variables = "private", ray_variables(ray_token(store))
         options = {"address": "local", "runtime_env": {"working_dir": f"local://{code.folder}"}, **_private(store, num_cpus)}
-    with applied(variables, ours=kind != "cluster"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(applied(variables, ours=kind != "cluster"))
         import ray
 
         _quieten()
@@ -62,7 +63,36 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
         try:
             yield Session(kind, ray.get_runtime_context().gcs_address, code)
         finally:
-            ray.shutdown()
+            if _command.stays:
+                _command.private = kind == "private"
+                stack.pop_all()
+            else:
+                ray.shutdown()
+
+
+@dataclass
+class _Command:
+    """A command of one process: it `stays` connected until it ends. `private`: the Ray it is connected to is its own."""
+
+    stays: bool = False
+    private: bool = False
+
+
+_command = _Command()
+
+
+def stay_connected() -> None:
+    """From now on this process keeps its first connection, and `leave` ends it.
+
+    Disconnecting is a race in Ray 2.60: its I/O thread may read what is freed and crash a command whose work is done.
+    """
+    _command.stays = True
+
+
+def leave() -> None:
+    """Just before the process ends without clean-up: end the Ray that it started for itself; any other notices by itself."""
+    if _command.private:
+        processes.end_children()
 
 
 def _given(wanted: str | None) -> Session | None:

@@ -340,11 +340,15 @@ def model_list(
 
 
 def main() -> None:
-    """The console script. It leaves without waiting for threads of libraries: some of them abort a process that ends while they run."""
+    """The console script. It leaves without waiting for threads of libraries: some of them crash a process that ends while they run."""
+    from cluster import session
+
     interrupt.install()
+    session.stay_connected()
     try:
         app()
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
+        session.leave()
         os._exit(end.code if isinstance(end.code, int) else 1)
