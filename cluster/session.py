@@ -65,7 +65,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
         finally:
             if _command.stays:
                 _command.private = kind == "private"
-                stack.pop_all()
+                _command.kept = stack.pop_all()  # its variables too: a connection shows its token again and again
             else:
                 ray.shutdown()
 
@@ -76,6 +76,7 @@ class _Command:
 
     stays: bool = False
     private: bool = False
+    kept: contextlib.ExitStack | None = None
 
 
 _command = _Command()
