@@ -147,4 +147,8 @@ def test_iso_moments_survive_text_in_any_zone(values: list[dt.datetime], minutes
 def test_no_text_breaks_the_reader(values: list[str]) -> None:
     values = [value for value in values if value.isprintable()]
     for kind in ARROW:
-        read(pa.array(values, pa.string()), kind)  # type: ignore[arg-type]
+        found, unreadable = read(pa.array(values, pa.string()), kind)  # type: ignore[arg-type]
+        assert len(found) == len(unreadable) == len(values)
+        assert all(value is None for value, marked in zip(found, unreadable, strict=True) if marked), (
+            "what cannot be read is null, never a guess"
+        )
