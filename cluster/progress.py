@@ -82,6 +82,12 @@ class Progress:
             counted = f"{bar.done:,} {unit}, " if bar.done else ""
             print(f"{name:<9} {counted}{time.monotonic() - started:.1f} s{note}", file=self.out, flush=True)
 
+    def note(self, name: str, text: str) -> None:
+        """The line of a stage that had nothing to do."""
+        if not self.quiet:
+            self._clear()
+            print(f"{name:<9} {text}", file=self.out, flush=True)
+
     def _clear(self) -> None:
         if self.live:
             print("\r\033[K", end="", file=self.out, flush=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,33 @@ def write_atomic(file: Path, data: bytes | str, mode: int = 0o644) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return file
+
+
+def append_line(file: Path, line: str) -> None:
+    """Add one line to a file in one write: after a crash the file ends with it, without it, or with a torn line that lacks its end."""
+    payload = f"{line}\n".encode()
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            if os.write(handle, payload) < len(payload):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise RaycycleError(
+            f"could not write {len(payload)} bytes ({error.strerror})",
+            value=str(file),
+            next="free space or fix permissions, then run again",
+        ) from error
+
+
+def finite(value: Any, otherwise: Callable[[float], Any] = str) -> Any:
+    """`value` with every NaN and infinity replaced, by its name as text unless told otherwise: they are no JSON."""
+    if isinstance(value, dict):
+        return {key: finite(each, otherwise) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each, otherwise) for each in value]
+    return otherwise(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(file: Path, value: Any) -> Path:

@@ -109,9 +109,16 @@ class Cluster:
 
 @dataclass
 class StoreConfig:
-    """`root` null: $RAYCYCLE_HOME, else ./.raycycle."""
+    """`root` null: $RAYCYCLE_HOME, else ./.raycycle. `tracking` null: SQLite in the store; a password belongs into the environment."""
 
     root: str | None = None
+    tracking: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        known = ("sqlite:///", "postgresql+psycopg://", "postgresql://", "http://", "https://")
+        # Only the scheme is shown: the rest may hold a password.
+        scheme = None if self.tracking is None else self.tracking.partition("/")[0].partition(":")[0]
+        _require(self.tracking is None or self.tracking.startswith(known), "store.tracking", scheme, f"null, {', '.join(known)}")
 
 
 @dataclass

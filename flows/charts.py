@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from flows import plots
 from flows.canvas import AMBER, BAD, BLUE, MUTED, SERIES, SKY
-from flows.evaluate import Evaluation, Quality
+from flows.evaluation import Evaluation, Quality
 from flows.fanova import parameter_importance
 from flows.leaks import TOO_GOOD
 from flows.story import Story, duration, metric_name, number, rivals
 from flows.sweep import Swept, best_by_family
 from trainers import metrics
+from trainers.family import Family
 
 # What stands beside the metric of the sweep where there is room for two.
 SECOND = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "r2"}
@@ -74,7 +75,7 @@ def sections(story: Story) -> dict[str, list[Plot]]:
         "How good it is": quality,
         "Where and when": [*slice_plots(story), *period_plots(story)],
         "What it looks at": looks_at(story),
-        "The search": search_plots(story.swept, story.evaluation),
+        "The search": search_plots(story.swept, story.family),
         "The run": run_plots(story),
     }
 
@@ -228,7 +229,7 @@ def looks_at(story: Story) -> list[Plot]:
     ]
 
 
-def search_plots(swept: Swept, found: Evaluation) -> list[Plot]:
+def search_plots(swept: Swept, family: Family) -> list[Plot]:
     colours, higher = colours_of(swept), metrics.HIGHER_IS_BETTER[swept.metric]
     trials = swept.trials
     values = np.array([swept.value(t) if math.isfinite(t.loss) else math.nan for t in trials])
@@ -239,7 +240,7 @@ def search_plots(swept: Swept, found: Evaluation) -> list[Plot]:
     return [
         Plot("Trial by trial", about, history, wide=True),
         *timeline(swept, colours),
-        parameters(swept, found),
+        parameters(swept, family),
     ]
 
 
@@ -258,17 +259,17 @@ def timeline(swept: Swept, colours: dict[str, str]) -> list[Plot]:
     return [Plot("Who worked when", about, plots.timeline(dict(list(workers.items())[:MAX_WORKERS]), colours), wide=True)]
 
 
-def parameters(swept: Swept, found: Evaluation) -> Plot:
+def parameters(swept: Swept, family: Family) -> Plot:
     """Importance of the winning family's parameters over its finished trials, or why it cannot be told."""
-    title = f"Parameters that mattered for {found.family.name}"
-    trials = [t for t in swept.trials if t.family == found.family.name and t.status == "finished"][:MAX_TRIALS]
-    if not found.family.space:
+    title = f"Parameters that mattered for {family.name}"
+    trials = [t for t in swept.trials if t.family == family.name and t.status == "finished"][:MAX_TRIALS]
+    if not family.space:
         return Plot(title, "Nothing was searched: every parameter was given.", "")
     if len(trials) < MIN_TRIALS:
         return Plot(title, f"Only {len(trials)} of its trials finished; at least {MIN_TRIALS} are needed to tell parameters apart.", "")
     if len({t.loss for t in trials}) == 1:
         return Plot(title, "All its trials ended with the same value, so no parameter mattered.", "")
-    shares = dict(list(parameter_importance(trials, found.family.space).items())[:MAX_ROWS])
+    shares = dict(list(parameter_importance(trials, family.space).items())[:MAX_ROWS])
     about = f"Share of the variance between {len(trials)} finished trials that each explains alone (fANOVA)."
     return Plot(title, about, _bars(shares, "{:.0%}".format, [BLUE]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import sys
 import time
@@ -73,6 +72,8 @@ def answering(verb: str, as_json: bool) -> Iterator[Answer]:
         error, code = RaycycleError("interrupted", next="the same command starts again; nothing half done is visible"), 130
     except Exception as raised:
         error = _for_a_person(root_cause(raised), answer.store)
+    from cluster.store import finite
+
     code = code or (error.exit_code if error else 0)
     for line in answer.lines:
         print(line, file=sys.stderr if as_json else sys.stdout)
@@ -81,18 +82,9 @@ def answering(verb: str, as_json: bool) -> Iterator[Answer]:
     if as_json:
         seconds = answer.fields.pop("seconds", {}) | {"total": answer.seconds}
         fields = {**answer.fields, "ok": code == 0, "exit_code": code, "run_id": answer.fields.get("run_id"), "seconds": seconds}
-        print(json.dumps(_finite(fields | ({"error": error.as_json()} if error else {})), default=str))
+        print(json.dumps(finite(fields | ({"error": error.as_json()} if error else {}), lambda number: None), default=str))
     sys.stdout.flush()
     raise typer.Exit(code)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are no JSON: a number that could not be had is null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
@@ -164,12 +156,14 @@ def init(
 def run(
     overrides: Overrides = None,
     until: Annotated[str, typer.Option("--until", metavar="STAGE", help="Last stage to run, such as prepare or evaluate.")] = "report",
+    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run again from this stage on, changed or not.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every stage again, changed or not.")] = False,
     config_dir: ConfigDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn, judge, register and release a model: every stage in order."""
-    _run("run", overrides, until, config_dir, as_json, quiet)
+    _run("run", overrides, until, config_dir, as_json, quiet, start, no_cache)
 
 
 @app.command()
@@ -178,19 +172,28 @@ def sweep(overrides: Overrides = None, config_dir: ConfigDir = None, as_json: Js
     _run("sweep", overrides, "sweep", config_dir, as_json, quiet)
 
 
-def _run(verb: str, overrides: list[str] | None, until: str, config_dir: Path | None, as_json: bool, quiet: bool) -> None:
+def _run(
+    verb: str,
+    overrides: list[str] | None,
+    until: str,
+    config_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+    start: str | None = None,
+    no_cache: bool = False,
+) -> None:
     with answering(verb, as_json) as answer:
         from cluster.store import Store
         from conf.compose import compose
-        from flows.plan import plan
+        from flows.plan import Reuse, plan
 
-        planned = plan(compose(overrides or [], config_dir), until)
+        planned = plan(compose(overrides or [], config_dir), until, Reuse(not no_cache, start))
         store = answer.store = Store.open(planned.config.store.root)
         from flows.made import as_json as fields
         from flows.pipeline import run as run_stages
         from flows.summary import lines
 
-        made = run_stages(planned, store, _progress(quiet))
+        made = run_stages(planned, store, _progress(quiet), verb)
         answer.fields |= fields(made, planned, store)
         answer.lines = lines(made, planned, store, answer.seconds)
         if made.refusals:
@@ -213,7 +216,7 @@ def score(
         from cluster.session import connect
         from cluster.store import Store
         from conf.compose import compose
-        from flows.init import find_source
+        from flows.look import find_source
         from flows.score import score as score_table
         from ledger.registry import Registry
         from ledger.tracking import Tracking
@@ -222,7 +225,7 @@ def score(
         config = compose(overrides or [], root="scoring").config
         store = answer.store = Store.open(config.store.root)
         source, _ = find_source(table)
-        version = Registry(Tracking.open(store)).find(model)
+        version = Registry(Tracking(store, config.store.tracking)).find(model)
         source = dataclasses.replace(source.read_like(Bundle.open(version.folder, version.digest).manifest.reading), unreadable="mark")
         with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
             scored = score_table(version, source, output.absolute(), config.keep, _progress(quiet), config.max_bad_fraction)
@@ -254,7 +257,7 @@ def deploy(
         if wanted is not None and not wanted.isdigit():
             raise UsageError("VERSION is not a number", value=wanted, next=f"raycycle model list {name}")
         composed, store = _platform(words, answer)
-        registry = Registry(Tracking.open(store))
+        registry = Registry(Tracking(store, composed.config.store.tracking))
         version = registry.find(f"{safe_name('model', name)}/{wanted}" if wanted else f"{safe_name('model', name)}@candidate")
         refuse_failed(version)
         progress = _progress(quiet)
@@ -326,8 +329,8 @@ def model_list(
         from ledger.registry import Registry
         from ledger.tracking import Tracking
 
-        _, store = _platform(overrides, answer)
-        registry = Registry(Tracking.open(store))
+        composed, store = _platform(overrides, answer)
+        registry = Registry(Tracking(store, composed.config.store.tracking))
         names = [registry.known(name)] if name else registry.names()
         versions = [version for each in names for version in registry.versions(each)]
         answer.fields["versions"] = [

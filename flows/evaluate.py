@@ -8,62 +8,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.progress import Progress
-from flows.gates import Evidence, Gate, Verdict, constant_scores
+from flows.evaluation import Evaluation, Quality
+from flows.gates import Evidence, Gate, constant_scores
 from flows.leaks import Probe, probe
-from flows.prepare import Prepared
+from flows.prepared import Prepared
 from flows.sweep import Swept
 from flows.trial import Trial, fit, joined
 from ledger.registry import Registered
 from tables.contract import check_features
 from tables.target import Target
-from trainers.bundle import Bundle
+from trainers import bundle
+from trainers.bundle import GOLDEN_ROWS, Bundle
 from trainers.family import Family
 from trainers.metrics import bootstrap, calibration, one_metric, score
 from trainers.protocol import Fitted
 
 MIN_SLICE_ROWS = 30
 EXPLAINED_ROWS = 2_000
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Metrics on a set of rows, with 95 % bootstrap intervals where they were asked for."""
-
-    rows: int
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything that was found out about a candidate. `later` are rows after the holdout, by `later_by` (a month, say)."""
-
-    fitted: Fitted
-    family: Family
-    trial: Trial
-    target: Target
-    holdout: Quality
-    constant: dict[str, float]
-    champion: dict[str, float] | None
-    later: dict[str, Quality]
-    slices: dict[str, dict[str, Quality]]
-    calibration: list[dict[str, Any]]
-    importance: dict[str, float]
-    leaks: Probe
-    verdicts: tuple[Verdict, ...]
-    y: NDArray[np.float64]
-    scores: NDArray[np.float64]
-
-    @property
-    def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
 
 
 def refit(family: Family, trial: Trial, seed: int, prepared: Prepared, target: Target) -> Fitted:
@@ -80,6 +50,15 @@ class Champion:
     bundle: Bundle
 
 
+@dataclass(frozen=True)
+class Described:
+    """What a bundle says of where it comes from: the model's name, the plug-ins it needs, how text files of its rows were read."""
+
+    name: str
+    plugins: list[str]
+    reading: dict[str, Any]
+
+
 def opened(version: Registered | None) -> Champion | None:
     """The version with its bundle. Raises RaycycleError when the bundle is not the one registered."""
     return Champion(str(version), Bundle.open(version.folder, version.digest)) if version else None
@@ -88,33 +67,40 @@ def opened(version: Registered | None) -> Champion | None:
 def evaluate(
     prepared: Prepared,
     swept: Swept,
+    family: Family,
     gates: Mapping[str, Gate],
     champion: Champion | None,
     slices: list[str],
     later_by: str | None,
+    described: Described,
+    folder: Path,
     progress: Progress,
 ) -> Evaluation:
-    """The refitted candidate, judged by every gate, and against the `champion` if there is one.
+    """The refitted candidate, judged by every gate, and against the `champion` if there is one; its bundle is written below `folder`.
 
     `slices` are columns to report quality by; rows after the holdout are reported by the column `later_by`, or all together.
     """
-    trial, seed = swept.best, swept.data.seed
+    trial, seed = swept.best, swept.seed
     target = dataclasses.replace(prepared.target, log=trial.log_target)
     holdout = prepared.parts["holdout"]
     with progress.stage("evaluate", len(holdout)) as bar:
-        fitted, leaks = _fitted_and_probed(prepared, swept, target)
+        fitted, leaks = _fitted_and_probed(prepared, swept, family, target)
         evidence = _evidence(prepared, swept, target, fitted, champion, leaks)
         verdicts = tuple(gate.check(evidence) for gate in gates.values())
+        params = msgspec.to_builtins(dataclasses.asdict(family.build_params(trial.params)))
+        digest = _write_bundle(described, prepared, family, params, fitted, target, trial, folder / "bundle")
         bar.advance(len(holdout), f"{sum(v.passed for v in verdicts)} of {len(verdicts)} gates passed")
         y, scores, theirs = evidence.y, evidence.scores, evidence.champion_scores
         return Evaluation(
-            fitted=fitted,
-            family=swept.family,
+            bundle=folder / "bundle",
+            digest=digest,
             trial=trial,
+            params=params,
             target=target,
             holdout=quality(target, y, scores, trial.threshold, seed, intervals=True),
             constant=score(target.task, y, evidence.constant_scores, trial.threshold),
             champion=score(target.task, y, theirs, champion.bundle.manifest.threshold) if theirs is not None and champion else None,
+            champion_name=champion.name if champion else "",
             later=_later(prepared, fitted, target, trial.threshold, later_by, seed),
             slices={name: _by(holdout.table.column(name), y, scores, target, trial.threshold, seed) for name in slices},
             calibration=calibration(y, scores) if target.task == "binary" else [],
@@ -126,14 +112,45 @@ def evaluate(
         )
 
 
-def _fitted_and_probed(prepared: Prepared, swept: Swept, target: Target) -> tuple[Fitted, Probe]:
+def _write_bundle(
+    described: Described,
+    prepared: Prepared,
+    family: Family,
+    params: dict[str, Any],
+    fitted: Fitted,
+    target: Target,
+    trial: Trial,
+    folder: Path,
+) -> str:
+    """The candidate as a bundle, opened once more and asked its golden rows before anybody relies on it; returns its digest."""
+    digest = bundle.write(
+        folder,
+        name=described.name,
+        trainer=family.target,
+        family=family.name,
+        params=params,
+        contract=prepared.contract,
+        encoder=prepared.encoder,
+        fitted=fitted,
+        target=target,
+        threshold=trial.threshold,
+        golden=prepared.parts["holdout"].table.slice(0, GOLDEN_ROWS),
+        reference=prepared.reference,
+        plugins=tuple(described.plugins),
+        reading=described.reading,
+    )
+    Bundle.open(folder, digest).check_golden()
+    return digest
+
+
+def _fitted_and_probed(prepared: Prepared, swept: Swept, family: Family, target: Target) -> tuple[Fitted, Probe]:
     """The candidate, refitted by a worker that has what a trial had; meanwhile this process looks for leaks."""
     import ray
 
-    asked = swept.family.resources
+    asked = family.resources
     learned = {name: prepared.parts[name] for name in ("train", "valid")}  # the holdout stays here
     fit_there = ray.remote(refit).options(num_cpus=asked.cpu, num_gpus=asked.gpu)  # type: ignore[attr-defined]
-    fitting = fit_there.remote(swept.family, swept.best, swept.data.seed, dataclasses.replace(prepared, parts=learned), target)
+    fitting = fit_there.remote(family, swept.best, swept.seed, dataclasses.replace(prepared, parts=learned), target)
     leaks = probe(prepared.train, prepared.valid, target.task)
     fitted: Fitted = ray.get(fitting)
     return fitted, leaks
@@ -153,7 +170,7 @@ def _evidence(prepared: Prepared, swept: Swept, target: Target, fitted: Fitted, 
         champion_scores=theirs,
         champion_name=champion_name,
         leaks=leaks,
-        seed=swept.data.seed,
+        seed=swept.seed,
     )
 
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.progress import Progress
-from cluster.store import Store, publish
+from cluster.store import Store, publish, read_json, write_json
 from conf.errors import RaycycleError, UsageError
+from ledger import digests
 from tables import snapshots
 from tables.contract import Contract, check
 from tables.rows import TableDigest
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Where raw rows come from. A source that joins tables may also offer `rejected() -> pa.Table`: their unusable rows."""
+    """Where raw rows come from.
+
+    A source that joins tables may also offer `rejected() -> pa.Table`, their unusable rows; and one that can tell whether its rows are the
+    same as before `fingerprint(memo: Path) -> str`: without it the stage runs each time.
+    """
 
     def read(self) -> ray.data.Dataset: ...
 
@@ -40,6 +45,18 @@ class Ingested:
     quarantined: dict[str, int] = field(default_factory=dict)
     warned: dict[str, int] = field(default_factory=dict)
     quarantine: Path | None = None
+
+    def save(self, folder: Path) -> dict[str, str]:
+        snapshot = self.snapshot
+        facts = {"quarantined": self.quarantined, "warned": self.warned, "quarantine": str(self.quarantine or "")}
+        write_json(folder / "ingested.json", {"format": 1, "name": snapshot.name, "version": snapshot.version, **facts})
+        return {"rows": str(snapshot.digest), "quarantined": digests.of_value(self.quarantined)}
+
+    @classmethod
+    def load(cls, folder: Path, store: Store) -> Ingested:
+        facts = read_json(folder / "ingested.json")
+        snapshot = snapshots.open_snapshot(store, facts["name"], facts["version"])
+        return cls(snapshot, facts["quarantined"], facts["warned"], Path(facts["quarantine"]) if facts["quarantine"] else None)
 
 
 def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantine: Path) -> pa.Table:

@@ -12,31 +12,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from cluster.progress import Bar, Progress
+from cluster.progress import Progress
 from cluster.store import safe_name, write_atomic
 from conf.errors import UsageError
+from flows.look import Sample, find_source, look_at
 from tables.contract import as_yaml
-from tables.dialect import find_delimiter, find_encoding
 from tables.files import Files
-from tables.findings import Finding, counted, shown
 from tables.formats import PACKED, SUFFIXES, UNREADABLE
-from tables.labels import find_label
-from tables.profile import Profile
-from tables.survey import profile
+from tables.look.findings import Finding, counted, shown
+from tables.look.labels import find_label
+from tables.look.profile import Profile
+from tables.look.survey import profile
 
-MAX_ROWS = 1_000_000
-MAX_CELLS = 40_000_000
-MAX_BYTES = 1 << 30
 MAX_UNREADABLE = 0.05
 # Words that Hydra's grammar reads as something other than a name.
 _RESERVED = ("null", "true", "false", "nan", "inf", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class NewDataset:
     """The two files written, and what was decided about the table; `next` is the command to type now."""
 
     name: str
@@ -82,7 +76,7 @@ class Made:
 
 def init(
     path: str, label: str, name: str | None = None, into: Path | None = None, *, force: bool = False, progress: Progress | None = None
-) -> Made:
+) -> NewDataset:
     """Raises UsageError when the table cannot be read or learned from, or when files of that name are there already."""
     into = into or Path("raycycle-conf")
     named = [] if name else _named(path)
@@ -150,96 +144,6 @@ def _unwritable(into: Path, why: str) -> UsageError:
     )
 
 
-def find_source(path: str) -> tuple[Files, list[Finding]]:
-    """The source with the encoding and delimiter that its files turn out to have."""
-    source = Files(path=str(Path(path).expanduser().absolute()))
-    found = source.found()
-    paths, kind = [each for each, _ in found], found[0][1]
-    findings: list[Finding] = []
-    if kind == "parquet":
-        return source, findings
-    encoding = find_encoding(paths)
-    if encoding != "utf-8":
-        source = replace(source, encoding=encoding)
-        findings.append(Finding(kind="source", what="the text is not UTF-8", decision=f"read as {encoding}", warning=True))
-    if kind == "csv":
-        delimiter = find_delimiter(paths[0], encoding)
-        source = replace(source, delimiter=delimiter)
-        if delimiter != ",":
-            findings.append(Finding(kind="source", what="fields are not separated by commas", decision=f"delimiter is {delimiter!r}"))
-    return source, findings
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Every `stride`-th row of a table of `rows` rows, without those that could not be read; `unreadable` says which.
-
-    `nulls` are the usual spellings of a null that each text column had.
-    """
-
-    table: pa.Table
-    rows: int
-    unreadable: list[str]
-    nulls: dict[str, set[str]]
-
-
-def look_at(source: Files, progress: Progress) -> Sample:
-    """Read everything once and keep rows from all over, so many that they fit in memory."""
-    unreadable: list[str] = []
-    nulls: dict[str, set[str]] = defaultdict(set)
-    kept: list[pa.Table] = []
-    rows = held = size = 0
-    stride = 1
-    words, folders = pa.array(source.null_values, pa.string()), _folder_columns(source)
-    # The source leaves the nulls as they are written, so that they can be told.
-    as_written = replace(source, unreadable="mark", null_values=())
-    with progress.stage("init") as bar:
-        for table in as_written.batches():
-            good = _with_nulls(_readable(table, unreadable, bar), words, folders, nulls)
-            kept.append(good.take(pa.array(range(-rows % stride, good.num_rows, stride), pa.int64())) if stride > 1 else good)
-            rows += good.num_rows
-            held, size = held + kept[-1].num_rows, size + kept[-1].nbytes
-            limit = min(MAX_ROWS, max(MAX_CELLS // max(table.num_columns, 1), 1000))
-            while held > limit or (size > MAX_BYTES and held > 1000):
-                # Each kept row's number is a multiple of the stride, so dropping every second one doubles it.
-                united = _united(kept)
-                kept, stride = [united.take(pa.array(range(0, united.num_rows, 2), pa.int64()))], stride * 2
-                held, size = kept[0].num_rows, kept[0].nbytes
-    if not kept:
-        raise UsageError("the table has a header and no rows", value=source.path, allowed="20 rows or more", next="check the file")
-    return Sample(_united(kept), rows, unreadable, dict(nulls))
-
-
-def _readable(table: pa.Table, unreadable: list[str], bar: Bar) -> pa.Table:
-    bar.advance(table.num_rows)
-    why = table.column(UNREADABLE)
-    if why.null_count == len(why):
-        return table.drop_columns([UNREADABLE])
-    unreadable += why.drop_null().to_pylist()
-    return table.filter(why.is_null()).drop_columns([UNREADABLE])
-
-
-def _folder_columns(source: Files) -> set[str]:
-    """Columns that come from the names of folders (`year=2024`), where a source looks for no nulls."""
-    root = Path(source.path)
-    if not root.is_dir():
-        return set()
-    parts = {part for path, _ in source.found() for part in Path(path).relative_to(root).parts[:-1]}
-    return {part.split("=", 1)[0] for part in parts if "=" in part}
-
-
-def _with_nulls(table: pa.Table, words: pa.Array, folders: set[str], nulls: dict[str, set[str]]) -> pa.Table:
-    for place, name in enumerate(table.column_names):
-        column = table.column(place)
-        if not pa.types.is_string(column.type) or name in folders:
-            continue
-        missing = pc.is_in(column, value_set=words)
-        if pc.any(missing).as_py():
-            nulls[name].update(word for word in pc.unique(column.filter(missing)).to_pylist() if word)
-            table = table.set_column(place, name, pc.if_else(missing, pa.scalar(None, pa.string()), column))
-    return table
-
-
 def _usual_nulls(sample: Sample) -> list[Finding]:
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, words in sample.nulls.items():
@@ -255,24 +159,6 @@ def _usual_nulls(sample: Sample) -> list[Finding]:
         )
         for words, names in alike.items()
     ]
-
-
-def _united(tables: list[pa.Table]) -> pa.Table:
-    """One table; a column whose type differs between blocks (JSON lines, Parquet files) becomes a number if it can, else text."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        pass
-    kinds: dict[str, set[pa.DataType]] = {}
-    for table in tables:
-        for field in table.schema:
-            kinds.setdefault(field.name, set()).add(field.type)
-    mixed = {name for name, types in kinds.items() if len(types - {pa.null()}) > 1 and not any(pa.types.is_nested(t) for t in types)}
-    same = [
-        pa.table({n: c.cast(pa.string()) if n in mixed else c for n, c in zip(table.column_names, table.columns, strict=True)})
-        for table in tables
-    ]
-    return pa.concat_tables(same, promote_options="permissive").combine_chunks()
 
 
 def _unreadable_rows(source: Files, sample: Sample) -> tuple[Files, list[Finding]]:
@@ -302,7 +188,7 @@ def _as_profiled(source: Files, seen: Profile) -> Files:
     )
 
 
-def _write(name: str, targets: tuple[Path, Path], source: Files, seen: Profile, into: Path, force: bool) -> Made:
+def _write(name: str, targets: tuple[Path, Path], source: Files, seen: Profile, into: Path, force: bool) -> NewDataset:
     dataset, contract = targets
     texts = {contract: seen.contract(name).dump(), dataset: dataset_yaml(name, source, seen)}
     for target, text in texts.items():
@@ -320,7 +206,9 @@ def _write(name: str, targets: tuple[Path, Path], source: Files, seen: Profile, 
         except OSError as error:
             raise _unwritable(into, error.strerror or str(error)) from error
     elsewhere = "" if into.name == "raycycle-conf" and into.absolute().parent == Path.cwd() else f" --config-dir {into}"
-    return Made(name=name, dataset=dataset, contract=contract, profile=seen, source=source, next=f"raycycle run dataset={name}{elsewhere}")
+    return NewDataset(
+        name=name, dataset=dataset, contract=contract, profile=seen, source=source, next=f"raycycle run dataset={name}{elsewhere}"
+    )
 
 
 def dataset_yaml(name: str, source: Files, seen: Profile) -> str:

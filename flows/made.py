@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.store import Store
-from flows.evaluate import Evaluation
+from flows.evaluation import Evaluation
 from flows.gates import refused
 from flows.ingest import Ingested
 from flows.plan import Plan
-from flows.prepare import Prepared
 from flows.score import Scored
 from flows.sweep import Swept
 from ledger.identities import token_file
@@ -32,12 +31,10 @@ class Made:
     started: dt.datetime
     seconds: dict[str, float]
     ingested: Ingested | None = None
-    prepared: Prepared | None = None
     swept: Swept | None = None
     evaluation: Evaluation | None = None
     version: Registered | None = None
     released: Released | None = None
-    champion: Registered | None = None
     score_input: Path | None = None
     scored: Scored | None = None
     report: Path | None = None
@@ -55,7 +52,8 @@ def release_line(made: Made) -> str:
     if made.released:
         return f"{made.version} passed its gates and is champion: the laptop policy releases by itself"
     if made.refusals:
-        kept = f"; champion {made.champion} stays" if made.champion else ""
+        champion = made.evaluation.champion_name if made.evaluation else ""
+        kept = f"; champion {champion} stays" if champion else ""
         return f"{made.version} was refused{kept}: {'; '.join(made.refusals)}"
     return f"{made.version} passed its gates and waits as candidate (raycycle deploy {made.version.name} {made.version.version})"
 

@@ -1,62 +1,157 @@
-"""The whole life of a model, in order. Each line of `run` is a stage with a file of its own.
+"""The whole life of a model, in order. `learn` are the stages that follow from data, code and seeds alone; `run` then acts on the world.
 
 $ raycycle run experiment=flights
 """
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
+
 from cluster.progress import Progress
-from cluster.session import connect
 from cluster.store import Store
-from flows.deploy import deploy, start_platform
-from flows.evaluate import evaluate, opened
-from flows.ingest import ingest
+from flows.deploy import deploy
+from flows.evaluate import Described, evaluate, opened
+from flows.evaluation import Evaluation
+from flows.ingest import Ingested, ingest
 from flows.made import Made
 from flows.plan import Plan
 from flows.prepare import prepare, unseen_rows
-from flows.record import child_run, tracked
-from flows.register import register
-from flows.report import PAGE, report
-from flows.score import score_unseen
+from flows.prepared import Prepared
+from flows.record import child_run, recorded
+from flows.register import champion_of, register
+from flows.report import PAGE, Page, report
+from flows.score import Scored, score_unseen
+from flows.stages import Result, Stages
 from flows.story import story_of
-from flows.sweep import sweep
-from ledger.registry import Registry
-from ledger.tracking import ChildWriter
+from flows.sweep import Swept, sweep
+from ledger.registry import Registered, Registry
+from ledger.spool import Spool
+from ledger.stages import Cause, Kept
 
 
-def run(plan: Plan, store: Store, progress: Progress) -> Made:
-    """All stages of a run, or those up to `plan.until`; returns what they made. Only a good end is logged as FINISHED."""
-    config, name = plan.config, plan.config.dataset.name
-    if plan.deploys:
-        start_platform(store, progress, config.serve.port, config.cluster.cpus)
-    with connect(store, config.cluster.address, num_cpus=config.cluster.cpus), tracked(plan, store, progress) as (made, tracking):
-        registry = Registry(tracking)
-
-        made.ingested = ingest(name, plan.source, plan.contract, store, progress)
+def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made:
+    """All stages of a run, or those up to `plan.until`; returns what they made."""
+    name = plan.config.dataset.name
+    with recorded(plan, store, progress, verb) as (made, stages, spool):
+        ingested = ingest_stage(plan, stages)
+        made.ingested = ingested.value
         if not plan.reaches("prepare"):
             return made
-        made.prepared = prepare(made.ingested.snapshot, plan.contract, plan.split, config.encode, plan.judged_columns, progress)
+        prepared = prepare_stage(plan, stages, ingested)
         if not plan.reaches("sweep"):
             return made
-        with ChildWriter(tracking, made.run_id) as writer:
-            made.swept = sweep(made.prepared, plan.searching(), made.folder, progress, lambda trial: writer.put(child_run(trial)))
+        swept = sweep_stage(plan, stages, prepared, spool)
+        made.swept = swept.value
         if not plan.reaches("evaluate"):
             return made
-        made.champion = registry.champion(name)
-        made.evaluation = evaluate(made.prepared, made.swept, plan.gates, opened(made.champion), plan.slices, plan.later_by, progress)
+        registry = Registry(spool.tracking)
+        champion = champion_of(name, registry, progress)
+        evaluated = evaluate_stage(plan, stages, prepared, swept, champion)
+        made.evaluation = evaluated.value
         if not plan.reaches("register"):
             return made
-        made.version = register(
-            name, made.evaluation, made.prepared, tracking, registry, made.run_id, made.folder, config.plugins, plan.reading, progress
-        )
-        if plan.deploys and made.evaluation.passed:
+        made.version = register(name, made.evaluation, champion, spool, stages)
+        if plan.deploys and made.evaluation.passed and made.version:
+            stages.platform()
             made.version, made.released = deploy(made.version, store, registry, progress)
-        if plan.reaches("score"):
-            made.score_input = unseen_rows(made.ingested.snapshot, made.prepared, config.score.where, made.folder / "score_input")
-            model = registry.champion(name) or made.version
-            made.scored = score_unseen(model, made.score_input, made.folder / "scores", plan.scored_columns, plan.later_by, progress)
+            stages.act("deploy", str(made.version), progress.seconds["deploy"], {"model": made.version.digest})
+        model = champion_of(name, registry, progress) or made.version
+        if plan.reaches("score") and model:
+            scored = score_stage(plan, stages, ingested, prepared, model)
+            made.score_input, made.scored = scored.folder / "input", scored.value
         if plan.reaches("report"):
-            told = story_of(plan, store, made, made.ingested, made.prepared, made.swept, made.evaluation)
-            made.report = report(told, made.folder / PAGE, progress)
-            tracking.log_file(made.run_id, made.report)
+            page = report_stage(plan, store, stages, made, prepared)
+            made.report = shutil.copyfile(page.value.file, made.folder / PAGE)
         return made
+
+
+def ingest_stage(plan: Plan, stages: Stages) -> Result[Ingested]:
+    name, store = plan.config.dataset.name, stages.store
+    source = plan.source.fingerprint(store.folder("cache") / "files.json") if hasattr(plan.source, "fingerprint") else None
+    return stages.run(
+        "ingest",
+        {"source": source},
+        lambda place: ingest(name, plan.source, plan.contract, store, stages.progress),
+        partial(Ingested.load, store=store),
+    )
+
+
+def prepare_stage(plan: Plan, stages: Stages, ingested: Result[Ingested]) -> Result[Prepared]:
+    return stages.run(
+        "prepare",
+        {"snapshot": ingested.outputs["rows"]},
+        lambda place: prepare(ingested.value.snapshot, plan.contract, plan.split, plan.config.encode, plan.judged_columns, stages.progress),
+        partial(Prepared.load, plugins=plan.config.plugins),
+    )
+
+
+def sweep_stage(plan: Plan, stages: Stages, prepared: Result[Prepared], spool: Spool) -> Result[Swept]:
+    return stages.run(
+        "sweep",
+        {name: prepared.outputs[name] for name in ("encoder", "split", "train", "valid")},
+        lambda place: sweep(
+            prepared.value, plan.searching(), place.work, stages.progress, lambda trial: spool.child(trial.number, child_run(trial))
+        ),
+        Swept.load,
+    )
+
+
+def evaluate_stage(
+    plan: Plan, stages: Stages, prepared: Result[Prepared], swept: Result[Swept], champion: Registered | None
+) -> Result[Evaluation]:
+    """The candidate against the champion. Where the champion is this very candidate, its evaluation of then stands."""
+    inputs = {**prepared.outputs, "best": swept.outputs["best"], "champion": champion.digest if champion else "none"}
+
+    def itself(cause: Cause) -> Kept | None:
+        alike = [kept for kept in stages.cache.all("evaluate") if kept.record.cause.but("champion") == cause.but("champion")]
+        return next((kept for kept in alike if champion and kept.record.outputs["model"] == champion.digest), None)
+
+    config = plan.config
+    described = Described(config.dataset.name, config.plugins, plan.reading)
+    return stages.run(
+        "evaluate",
+        inputs,
+        lambda place: evaluate(
+            prepared.value,
+            swept.value,
+            plan.family(swept.value.best.family),
+            plan.gates,
+            opened(champion),
+            plan.slices,
+            plan.later_by,
+            described,
+            place.folder,
+            stages.progress,
+        ),
+        Evaluation.load,
+        itself,
+    )
+
+
+def score_stage(plan: Plan, stages: Stages, ingested: Result[Ingested], prepared: Result[Prepared], model: Registered) -> Result[Scored]:
+    inputs = {"snapshot": ingested.outputs["rows"], "split": prepared.outputs["split"], "model": model.digest}
+
+    return stages.run(
+        "score",
+        inputs,
+        lambda place: score_unseen(
+            model,
+            unseen_rows(ingested.value.snapshot, prepared.value, plan.config.score.where, place.folder / "input"),
+            place.folder / "scores",
+            plan.scored_columns,
+            plan.later_by,
+            stages.progress,
+        ),
+        Scored.load,
+    )
+
+
+def report_stage(plan: Plan, store: Store, stages: Stages, made: Made, prepared: Result[Prepared]) -> Result[Page]:
+    told = {stage.stage: ",".join(stage.outputs.values()) for stage in stages.record.stages}
+    return stages.run(
+        "report",
+        told,
+        lambda place: report(story_of(plan, store, made, prepared.value), place.folder / PAGE, stages.progress),
+        Page.load,
+    )

@@ -23,6 +23,21 @@ STAGES = ("ingest", "prepare", "sweep", "evaluate", "register", "deploy", "score
 
 
 @dataclass(frozen=True)
+class Reuse:
+    """Which kept results a run may take: all, none, or those of stages before `start`."""
+
+    cache: bool = True
+    start: str | None = None
+
+    def allows(self, stage: str) -> bool:
+        return self.cache and (self.start is None or STAGES.index(stage) < STAGES.index(self.start))
+
+    @property
+    def reason(self) -> str:
+        return f"asked for by --from {self.start}" if self.cache else "asked for by --no-cache"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a run needs, as objects; nothing was started to make it. `until` is the last stage to run."""
 
@@ -33,6 +48,20 @@ class Plan:
     families: list[Family]
     gates: dict[str, Gate]
     until: str
+    reuse: Reuse = Reuse()
+
+    def code_of(self, stage: str) -> list[str]:
+        """The modules and classes that a stage's result follows from."""
+        config = self.config
+        trainers = [family.target for family in self.families]
+        named = {
+            "ingest": [config.dataset.source["_target_"]],
+            "prepare": [config.dataset.split["_target_"]],
+            "sweep": trainers,
+            "evaluate": [*trainers, *(node["_target_"] for node in config.gates.values())],
+            "score": trainers,
+        }
+        return [f"flows.{stage}", *named.get(stage, [])]
 
     @property
     def deploys(self) -> bool:
@@ -46,6 +75,9 @@ class Plan:
     @property
     def config(self) -> RunConfig:
         return self.composed.config
+
+    def family(self, name: str) -> Family:
+        return next(family for family in self.families if family.name == name)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -79,11 +111,14 @@ class Plan:
         return Searching(self.families, config.sweep, config.search, concurrency, config.seed)
 
 
-def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
+def plan(composed: Composed[RunConfig], until: str = "report", reuse: Reuse = Reuse()) -> Plan:
     """Build every object the configuration names, for a run up to the stage `until`. Raises UsageError for whatever is wrong."""
     config = composed.config
-    if until not in STAGES:
-        raise UsageError("--until names no stage", value=until, allowed=", ".join(STAGES))
+    for option, stage in (("--until", until), ("--from", reuse.start)):
+        if stage is not None and stage not in STAGES:
+            raise UsageError(f"{option} names no stage", value=stage, allowed=", ".join(STAGES))
+    if reuse.start is not None and STAGES.index(reuse.start) > STAGES.index(until):
+        raise UsageError("--from comes after --until", value=f"--from {reuse.start} --until {until}", allowed=" -> ".join(STAGES))
     if config.cluster.kind == "existing" and config.deploy == "auto":
         raise UsageError(
             "an endpoint is deployed on this store's own platform only", value="deploy=auto", allowed="deploy=none", next="add deploy=none"
@@ -110,6 +145,7 @@ def plan(composed: Composed[RunConfig], until: str = "report") -> Plan:
         found,
         {name: build(node, config.plugins, f"gates.{name}") for name, node in config.gates.items()},
         until,
+        reuse,
     )
 
 

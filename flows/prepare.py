@@ -6,7 +6,6 @@ $ raycycle run experiment=flights --until prepare
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,55 +20,19 @@ from cluster.progress import Progress
 from cluster.store import publish
 from conf.errors import UsageError
 from conf.schema import Encode
+from flows.prepared import Prepared, Rows
 from tables import snapshots
 from tables.contract import Contract
 from tables.encoder import Encoder
 from tables.rows import row_hashes, sort_order
 from tables.rules import evaluate
 from tables.sketches import Sketch, merge, sketch
-from tables.snapshots import Snapshot
-from tables.splits import HOLDOUT, LATER, PARTS, RANKED_ROWS, TRAIN, HashSplit, Split, TimeSplit
+from tables.snapshots import Snapshot, SnapshotFile
+from tables.splits import HOLDOUT, LATER, PARTS, RANKED_ROWS, TRAIN, Split, TimeSplit
 from tables.target import Target, label_sketch
 from trainers.protocol import Matrix
 
 MIN_PART_ROWS = {"train": 10, "valid": 2, "holdout": 2}
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One part of the split: its matrix and, where rows are judged (holdout, later), their contract rows; else a table without columns."""
-
-    matrix: Matrix
-    table: pa.Table
-
-    def __len__(self) -> int:
-        return len(self.matrix.y)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """`parts` by name (train, valid, holdout, and later if there is one); `reference` are sketches of the training columns.
-
-    `can_fold`: rows are independent of time and group, so training rows may validate in turn.
-    """
-
-    contract: Contract
-    encoder: Encoder
-    target: Target
-    parts: dict[str, Rows]
-    reference: dict[str, Sketch]
-    positive_share: float
-    dropped_rows: int
-    can_fold: bool
-    split: Split
-
-    @property
-    def train(self) -> Matrix:
-        return self.parts["train"].matrix
-
-    @property
-    def valid(self) -> Matrix:
-        return self.parts["valid"].matrix
 
 
 def row_keys(table: pa.Table, contract: Contract) -> NDArray[np.uint64]:
@@ -77,13 +40,13 @@ def row_keys(table: pa.Table, contract: Contract) -> NDArray[np.uint64]:
     return row_hashes(table, contract.key or list(contract.columns), "key")
 
 
-def keys_and_labels(file: Path, contract: Contract) -> tuple[NDArray[np.uint64], pa.Array]:
+def keys_and_labels(file: SnapshotFile, contract: Contract) -> tuple[NDArray[np.uint64], pa.Array]:
     """The row keys and the labels of one file, for a split that must see all of a small table."""
     table = snapshots.read(file)
     return row_keys(table, contract), table.column(contract.label).combine_chunks()
 
 
-def summarise(file: Path, contract: Contract, split: Split) -> tuple[dict[str, Sketch], Sketch]:
+def summarise(file: SnapshotFile, contract: Contract, split: Split) -> tuple[dict[str, Sketch], Sketch]:
     """Sketches of one file: of the feature columns of its training rows, and of all its labels."""
     table = snapshots.read(file)
     part = split.assign(table, row_keys(table, contract), contract.label)
@@ -102,7 +65,9 @@ class Piece(NamedTuple):
     table: pa.Table
 
 
-def encode(file: Path, contract: Contract, split: Split, encoder: Encoder, target: Target, kept: list[str]) -> tuple[dict[str, Piece], int]:
+def encode(
+    file: SnapshotFile, contract: Contract, split: Split, encoder: Encoder, target: Target, kept: list[str]
+) -> tuple[dict[str, Piece], int]:
     """One file by part, and how many rows were left out since their label is no known class. Judged parts keep the columns `kept`."""
     table = snapshots.read(file)
     keys = row_keys(table, contract)
@@ -144,19 +109,18 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
                 next="set other dataset.split bounds or shares",
             )
     return Prepared(
-        contract,
-        encoder,
-        target,
-        {name: part for name, part in parts.items() if len(part)},
-        reference,
-        float(parts["train"].matrix.y.mean()) if contract.task == "binary" else 0.0,
-        sum(dropped for _, dropped in encoded),
-        isinstance(split, HashSplit) and split.by is None,
-        split,
+        contract=contract,
+        encoder=encoder,
+        target=target,
+        parts={name: part for name, part in parts.items() if len(part)},
+        reference=reference,
+        positive_share=float(parts["train"].matrix.y.mean()) if contract.task == "binary" else 0.0,
+        dropped_rows=sum(dropped for _, dropped in encoded),
+        split=split,
     )
 
 
-def unseen(file: Path, contract: Contract, split: Split, where: str | None, folder: Path) -> int:
+def unseen(file: SnapshotFile, contract: Contract, split: Split, where: str | None, folder: Path) -> int:
     """Write the rows of one file that satisfy `where`, or that no model trained on, as a file of `folder`; returns how many."""
     table = snapshots.read(file)
     if where is not None:
@@ -178,7 +142,7 @@ def unseen_rows(snapshot: Snapshot, prepared: Prepared, where: str | None, folde
     return folder
 
 
-def _each(function: Callable[..., Any], files: Iterable[Path], *shared: Any) -> list[Any]:
+def _each(function: Callable[..., Any], files: Iterable[SnapshotFile], *shared: Any) -> list[Any]:
     """`function(file, *shared)` for every file, as Ray tasks, in the order of the files."""
     import ray
 
@@ -193,4 +157,4 @@ def _gather(pieces: list[Piece], encoder: Encoder) -> Rows:
     x, y, keys, content = (np.concatenate(next(columns)) for _ in range(4))
     order = sort_order(keys, content)
     table = pa.concat_tables(next(columns)).take(pa.array(order)).combine_chunks()
-    return Rows(Matrix(np.ascontiguousarray(x[order]), y[order], encoder.features), table)
+    return Rows(Matrix(np.ascontiguousarray(x[order]), y[order], encoder.features), keys[order], table)

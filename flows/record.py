@@ -1,44 +1,80 @@
-"""The record of a run in MLflow: begun before the first stage, ended as FINISHED only when every stage ended well."""
+"""What is remembered of a run while it goes on: its record in the store, and its lines to MLflow; both end as the run ends."""
 
 from __future__ import annotations
 
 import datetime as dt
-import getpass
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cluster.progress import Progress
-from cluster.store import Store, write_json
+from cluster.store import Store
+from conf.errors import RaycycleError
+from conf.targets import SOURCE
+from flows.deploy import start_platform
 from flows.made import Made
 from flows.plan import Plan
+from flows.stages import Stages
 from flows.trial import Trial
+from ledger import changes, records
 from ledger.environment import environment
+from ledger.records import Record, Status
+from ledger.spool import Spool
 from ledger.tracking import ChildRun, Tracking
 
 
 @contextmanager
-def tracked(plan: Plan, store: Store, progress: Progress) -> Iterator[tuple[Made, Tracking]]:
-    """An MLflow run around the stages, with what they made logged at its end."""
-    config = plan.config
-    tracking = Tracking.open(store)
-    started = dt.datetime.now(dt.UTC)
-    tags = {"raycycle.dataset": config.dataset.name, "mlflow.user": getpass.getuser()}
-    run_id = tracking.start(config.dataset.name, f"{config.dataset.name}-{started:%Y%m%d-%H%M%S}", tags)
+def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterator[tuple[Made, Stages, Spool]]:
+    """A record and an MLflow run around the stages, with what they made told at the end. Only a good end is FINISHED."""
+    config, started = plan.config, dt.datetime.now(dt.UTC)
+    run_id = uuid.uuid4().hex
     made = Made(run_id, store.runs / run_id, started, progress.seconds)
-    made.folder.mkdir(parents=True, exist_ok=True)
-    record = {"format": 1, "run_id": run_id, "started": started.isoformat(), "config": plan.composed.plain, "environment": environment()}
-    write_json(made.folder / "record.json", record)
+    made.folder.mkdir(parents=True)
+    record = Record(
+        run_id=run_id,
+        verb=verb,
+        dataset=config.dataset.name,
+        status="RUNNING",
+        started=started.isoformat(),
+        ended=None,
+        seed=config.seed,
+        until=plan.until,
+        config=plan.composed.plain,
+        contract=plan.contract.dump(),
+        code=changes.capture(SOURCE, made.folder / "code", exclude=[store.root]).plain(),
+        environment=environment(),
+        stages=[],
+    )
+    records.write(record, made.folder)
+    tracking = Tracking(store, config.store.tracking)
+    tags = {"raycycle.dataset": config.dataset.name, "mlflow.user": record.environment["who"]}
+    spool = Spool(tracking, config.dataset.name, f"{config.dataset.name}-{started:%Y%m%d-%H%M%S}", tags, progress.say, run_id)
+
+    def before_ray() -> None:
+        spool.begin()
+        if plan.deploys:
+            start_platform(store, progress, config.serve.port, config.cluster.cpus)
+
+    stages = Stages(plan, store, progress, record, made.folder, tracking.uri, before_ray)
+    status: Status = "FINISHED"
     try:
-        yield made, tracking
-        _log(tracking, plan, made)
-    except BaseException as error:
-        tracking.end(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    tracking.end(run_id)
+        with spool:
+            try:
+                yield made, stages, spool
+            except BaseException as error:
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                record.error = error.message if isinstance(error, RaycycleError) else f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                record.status, record.ended = status, dt.datetime.now(dt.UTC).isoformat()
+                record.made = found(made)
+                _log(spool, plan, made, records.write(record, made.folder))
+    finally:
+        stages.close()
 
 
-def _log(tracking: Tracking, plan: Plan, made: Made) -> None:
+def _log(spool: Spool, plan: Plan, made: Made, record: Any) -> None:
     params: dict[str, Any] = {"dataset": plan.config.dataset.name, "seed": plan.config.seed}
     metrics: dict[str, float] = {f"seconds.{stage}": seconds for stage, seconds in made.seconds.items()}
     if made.ingested:
@@ -49,8 +85,29 @@ def _log(tracking: Tracking, plan: Plan, made: Made) -> None:
         metrics |= {f"validation.{key}": value for key, value in best.metrics.items()}
     if made.evaluation:
         metrics |= {f"holdout.{key}": value for key, value in made.evaluation.holdout.metrics.items()}
-    tracking.log(made.run_id, params, metrics)
-    tracking.log_file(made.run_id, made.folder / "record.json")
+    spool.log(params, metrics)
+    spool.log_file(record)
+    if made.report:
+        spool.log_file(made.report)
+
+
+def found(made: Made) -> dict[str, Any]:
+    """Where to look for what a run made."""
+    what: dict[str, Any] = {}
+    if made.ingested:
+        snapshot = made.ingested.snapshot
+        what["snapshot"] = {"name": snapshot.name, "version": snapshot.version, "digest": str(snapshot.digest)}
+    if made.swept:
+        what |= {"trainer": made.swept.best.family, "metric": made.swept.metric}
+    if made.evaluation:
+        what |= {"bundle": made.evaluation.digest, "against": made.evaluation.champion_name, "passed": made.evaluation.passed}
+    if made.version:
+        what |= {"model": made.version.name, "version": made.version.version}
+    if made.scored:
+        what |= {"scores": str(made.scored.output)}
+    if made.report:
+        what |= {"report": str(made.report)}
+    return what
 
 
 def child_run(trial: Trial) -> ChildRun:

@@ -5,75 +5,52 @@ $ raycycle run experiment=flights --until register
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from cluster.progress import Progress
-from flows.evaluate import Evaluation
-from flows.prepare import Prepared
-from ledger.registry import CANDIDATE, Registered, Registry
-from ledger.tracking import Tracking
-from tables.contract import Column
-from trainers import bundle
-from trainers.bundle import GOLDEN_ROWS, Bundle
+from flows.evaluation import Evaluation
+from flows.stages import Stages
+from ledger.registry import Registered, Registry
+from ledger.spool import Spool
+from tables.contract import Column, Contract
 
 
-def register(
-    name: str,
-    evaluation: Evaluation,
-    prepared: Prepared,
-    tracking: Tracking,
-    registry: Registry,
-    run_id: str,
-    folder: Path,
-    plugins: list[str],
-    reading: dict[str, Any],
-    progress: Progress,
-) -> Registered:
-    """The bundle as the next version of model `name`, kept in the run `run_id`; the same bytes again are the version that is there."""
-    with progress.stage("register") as bar:
-        draft = Path(tempfile.mkdtemp(prefix="bundle.", dir=folder))
-        try:
-            digest = write_bundle(name, evaluation, prepared, draft, plugins, reading)
-            Bundle.open(draft, digest).check_golden()
-            _describe_for_mlflow(draft, prepared, run_id)
-            stored = tracking.log_folder(run_id, draft, "model")
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        tags = {"raycycle.trainer": evaluation.trial.family, "raycycle.run": run_id}
-        made = registry.register(name, run_id, stored, digest, passed=evaluation.passed, tags=tags)
-        made = registry.set_alias(made, CANDIDATE)
-        bar.note = str(made)
-        return made
+def champion_of(name: str, registry: Registry, progress: Progress) -> Registered | None:
+    """The version that answers now; with tracking down the last one known, which is said."""
+    found = registry.champion_now(name)
+    if found.stale:
+        progress.say(f"tracking is down: {found.version or 'no version'} is the last champion known of {name}")
+    return found.version
 
 
-def write_bundle(name: str, evaluation: Evaluation, prepared: Prepared, folder: Path, plugins: list[str], reading: dict[str, Any]) -> str:
-    trial, family = evaluation.trial, evaluation.family
-    return bundle.write(
-        folder,
-        name=name,
-        trainer=family.target,
-        family=family.name,
-        params=msgspec.to_builtins(dataclasses.asdict(family.build_params(trial.params))),
-        contract=prepared.contract,
-        encoder=prepared.encoder,
-        fitted=evaluation.fitted,
-        target=evaluation.target,
-        threshold=trial.threshold,
-        golden=prepared.parts["holdout"].table.slice(0, GOLDEN_ROWS),
-        reference=prepared.reference,
-        plugins=tuple(plugins),
-        reading=reading,
-    )
+def register(name: str, evaluation: Evaluation, champion: Registered | None, spool: Spool, stages: Stages) -> Registered | None:
+    """The evaluated bundle as the next version of model `name`; the same bytes again are the version that is there.
+
+    None when tracking is down: the spool registers it when it answers again.
+    """
+    started = time.monotonic()
+    if champion and champion.digest == evaluation.digest:
+        stages.progress.note("register", f"{champion} is this very model")
+        made: Registered | None = champion
+    else:
+        with stages.progress.stage("register") as bar:
+            described = evaluation.bundle / "MLmodel"
+            if not described.exists():
+                _describe_for_mlflow(evaluation.bundle, spool.run_id)
+            tags = {"raycycle.trainer": evaluation.trial.family}
+            made = spool.register(name, evaluation.bundle, evaluation.digest, passed=evaluation.passed, tags=tags)
+            bar.note = str(made) if made else "waits in the spool: tracking is down"
+    seconds = time.monotonic() - started
+    stages.progress.seconds.setdefault("register", seconds)
+    stages.act("register", str(made or "tracking is down"), seconds, {"model": evaluation.digest})
+    return made
 
 
-def _describe_for_mlflow(folder: Path, prepared: Prepared, run_id: str) -> None:
+def _describe_for_mlflow(folder: Path, run_id: str) -> None:
     """An `MLmodel` file beside the bundle, so that `mlflow.pyfunc.load_model` opens it by our loader, without a pickle."""
+    contract = Contract.load(folder / "contract.yaml")
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import AnyType
@@ -85,9 +62,7 @@ def _describe_for_mlflow(folder: Path, prepared: Prepared, run_id: str) -> None:
         return AnyType() if column.nullable and column.type == "int64" else kinds.get(column.type, DataType.datetime)
 
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec(kind(column), name, required=not column.nullable)
-        for name, column in prepared.contract.columns.items()
-        if column.role == "feature"
+        ColSpec(kind(column), name, required=not column.nullable) for name, column in contract.columns.items() if column.role == "feature"
     ]
     model = Model(run_id=run_id, signature=ModelSignature(inputs=Schema(columns)))
     model.add_flavor("python_function", loader_module="trainers.bundle")

@@ -6,6 +6,7 @@ $ raycycle report RUN
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.progress import Progress
@@ -15,18 +16,33 @@ from flows.canvas import COLOURS
 from flows.charts import comparison, sections
 from flows.story import Story, beaten, cell, duration, metric_name, number
 from flows.sweep import best_by_family
+from ledger import digests
 from trainers import metrics
 
 PAGE = "report.html"
 TOP_TRIALS, MAX_FAILURES = 10, 20
 
 
-def report(story: Story, into: Path, progress: Progress) -> Path:
+@dataclass(frozen=True)
+class Page:
+    """The report of a run."""
+
+    file: Path
+
+    def save(self, folder: Path) -> dict[str, str]:
+        return {"page": digests.of_file(self.file)}
+
+    @classmethod
+    def load(cls, folder: Path) -> Page:
+        return cls(folder / PAGE)
+
+
+def report(story: Story, into: Path, progress: Progress) -> Page:
     """Write the page of `story` to the file `into`; the same story gives the same bytes."""
     with progress.stage("report", 1, "pages") as bar:
         written = write_atomic(into, render(story).encode("utf-8", "backslashreplace"))
         bar.advance(1, f"{written.stat().st_size / 1000:.0f} kB")
-    return written
+    return Page(written)
 
 
 def render(story: Story) -> str:
@@ -57,7 +73,7 @@ def render(story: Story) -> str:
         top=sorted((t for t in swept.trials if t.status == "finished"), key=lambda t: (t.loss, t.number))[:TOP_TRIALS],
         failures=[t for t in swept.trials if t.status == "failed"],
         max_failures=MAX_FAILURES,
-        params={**evaluation.family.params, **evaluation.trial.params},
+        params=evaluation.params,
         config=yaml.safe_dump(story.config, sort_keys=False, allow_unicode=True, width=120),
     )
 

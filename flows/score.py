@@ -18,14 +18,15 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from cluster.progress import Progress
-from cluster.store import publish, read_json, write_json
+from cluster.store import finite, publish, read_json, write_json
 from conf.errors import RaycycleError, UsageError, some, suggest
-from ledger.digests import of_value
+from ledger import digests
 from ledger.registry import Registered
 from tables import formats
 from tables.casting import cast
 from tables.contract import Contract, check_features
 from tables.files import Files
+from tables.rows import TableDigest
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
 
@@ -53,6 +54,28 @@ class Scored:
     rows: int
     quarantined: dict[str, int]
     by: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write what was counted beside the output, which lies in `folder` already."""
+        facts = {"output": self.output.name, "rows": self.rows, "quarantined": self.quarantined, "by": finite(self.by)}
+        write_json(folder / "scored.json", {"format": 1, **facts})
+        return {"predictions": predictions_digest(self.output), "by": digests.of_value(facts["by"])}
+
+    @classmethod
+    def load(cls, folder: Path) -> Scored:
+        facts = read_json(folder / "scored.json")
+        by = {group: {name: float(value) for name, value in metrics.items()} for group, metrics in facts["by"].items()}
+        return cls(folder / facts["output"], facts["rows"], facts["quarantined"], by)
+
+
+def predictions_digest(output: Path) -> str:
+    """Digest of the scored rows in any order, whatever number the model's version has."""
+    total = TableDigest()
+    for file in sorted(output.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches():
+            table = pa.Table.from_batches([batch])
+            total += TableDigest.of(table, [name for name in table.column_names if name != "model_version"])
+    return str(total)
 
 
 def plan_shards(source: Files) -> list[Shard]:
@@ -141,7 +164,7 @@ def score(
     import ray
 
     contract = Contract.load(model.folder / "contract.yaml")
-    job = of_value({"model": model.digest, "input": source.path, "keep": keep})
+    job = digests.of_value({"model": model.digest, "input": source.path, "keep": keep})
     _refuse_other_job(output, job)
     shards = plan_shards(source)
     with progress.stage("score") as bar, publish(output) as draft:

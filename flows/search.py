@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conf.schema import Search
-from flows.trial import Proposal, Trial
+from flows.trial import WORKER_DIED, Proposal, Trial
 from trainers.family import Family
 
 if TYPE_CHECKING:
@@ -32,12 +32,18 @@ class Proposer:
         self.trials: dict[int, Trial] = {}
         self._asked: list[optuna.trial.Trial] = []
         self._told = 0
+        self._waiting: list[Proposal] = []
         self.study = _study(search, seed)
         for defaults in self._defaults():
             self.study.enqueue_trial(defaults)
 
     def propose(self) -> Proposal | None:
-        """The next trial, or None while a trial it depends on still runs. Call it at most `num_trials` times."""
+        """The next trial to run, or None while a trial it depends on still runs, or when there is none left."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        return self._next() if len(self._asked) < self.num_trials else None
+
+    def _next(self) -> Proposal | None:
         number = len(self._asked)
         while self._told <= number - self.lag:
             if self._told not in self.trials:
@@ -55,6 +61,30 @@ class Proposer:
     def tell(self, trial: Trial) -> None:
         """Note a trial that ended; the sampler hears of it when its turn comes."""
         self.trials[trial.number] = trial
+
+    @property
+    def exhausted(self) -> bool:
+        return len(self._asked) >= self.num_trials and not self._waiting
+
+    def recall(self, known: Mapping[int, Trial], on_each: Callable[[Trial], None]) -> None:
+        """Take trials of an earlier, unfinished search as they were, as long as they are what is proposed now.
+
+        Called first. A trial that is not known yet is kept for `propose`, which then gives it before anything new.
+        """
+        while len(self._asked) < self.num_trials and len(self._asked) <= max(known, default=-1):
+            proposal = self._next()
+            if proposal is None:
+                return
+            trial = known.get(proposal.number)
+            if trial is not None and (trial.family, trial.params, trial.log_target) == (
+                proposal.family,
+                proposal.params,
+                proposal.log_target,
+            ):
+                self.tell(trial)
+                on_each(trial)
+            else:
+                self._waiting.append(proposal)
 
     def _defaults(self) -> list[dict[str, Any]]:
         """Each family as it comes, first: a search should never end below what nobody tuned."""
@@ -117,7 +147,7 @@ def tune_searcher(proposer: Proposer, on_done: Callable[[Trial], None], failed: 
             self.proposals: dict[str, Proposal] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            if len(self.proposals) >= proposer.num_trials:
+            if proposer.exhausted:
                 return Searcher.FINISHED
             proposal = proposer.propose()
             if proposal is None:
@@ -127,7 +157,7 @@ def tune_searcher(proposer: Proposer, on_done: Callable[[Trial], None], failed: 
 
         def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
             proposal = self.proposals[trial_id]
-            trial = result["trial"] if result and "trial" in result else failed(proposal, "its worker died")
+            trial = result["trial"] if result and "trial" in result else failed(proposal, WORKER_DIED)
             proposer.tell(trial)
             on_done(trial)
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.store import Store
-from flows.evaluate import Evaluation
+from flows.evaluation import Evaluation
 from flows.ingest import Ingested
 from flows.made import Made, curl, endpoint, release_line
 from flows.plan import Plan
-from flows.prepare import Prepared
+from flows.prepared import Prepared
 from flows.score import Scored
 from flows.sweep import Swept, best_by_family
 from trainers import metrics
+from trainers.family import Family
 
 NAMES = {
     "roc_auc": "ROC AUC",
@@ -45,6 +46,7 @@ class Story:
     prepared: Prepared
     swept: Swept
     evaluation: Evaluation
+    family: Family
     version: int | None
     release: str
     champion_name: str
@@ -53,21 +55,23 @@ class Story:
     curl: str | None
 
 
-def story_of(plan: Plan, store: Store, made: Made, ingested: Ingested, prepared: Prepared, swept: Swept, evaluation: Evaluation) -> Story:
+def story_of(plan: Plan, store: Store, made: Made, prepared: Prepared) -> Story:
     """The story of a run that came as far as its evaluation; what came after may be missing."""
+    assert made.ingested and made.swept and made.evaluation  # noqa: S101 - the stages before
     return Story(
         title=plan.config.dataset.name,
         run_id=made.run_id,
         when=made.started.isoformat(timespec="seconds"),
         seconds=dict(made.seconds),
         config=plan.composed.plain,
-        ingested=ingested,
+        ingested=made.ingested,
         prepared=prepared,
-        swept=swept,
-        evaluation=evaluation,
+        swept=made.swept,
+        evaluation=made.evaluation,
+        family=plan.family(made.swept.best.family),
         version=made.version.version if made.version else None,
         release=release_line(made),
-        champion_name=str(made.champion or ""),
+        champion_name=made.evaluation.champion_name,
         scored=made.scored,
         endpoint=endpoint(made.released) if made.released else None,
         curl=curl(made, store),

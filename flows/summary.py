@@ -71,7 +71,7 @@ def _judged(made: Made) -> list[str]:
     )
     said = [f"  holdout   {good} on {quality.rows:,} rows", f"  against   a constant answer: {metric} {judged.constant[metric]:.4f}"]
     if judged.champion:
-        said.append(f"            champion {made.champion}: {metric} {judged.champion[metric]:.4f}")
+        said.append(f"            champion {judged.champion_name}: {metric} {judged.champion[metric]:.4f}")
     passed = sum(verdict.passed for verdict in judged.verdicts)
     return [*said, f"  gates     {passed} of {len(judged.verdicts)} passed"]
 

@@ -5,7 +5,8 @@ $ raycycle sweep experiment=flights trainer=all sweep.num_trials=40
 
 from __future__ import annotations
 
-import shutil
+import json
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.progress import Progress
+from cluster.store import append_line, read_json, write_atomic, write_json
 from conf.errors import RaycycleError
 from conf.schema import Search, Sweep
-from flows.prepare import Prepared
+from flows.prepared import Prepared
 from flows.search import Proposer, tune_searcher
-from flows.trial import Data, Trial, failed_trial, joined, train_one_trial
+from flows.trial import WORKER_DIED, Data, Trial, failed_trial, joined, train_one_trial
+from ledger import digests
 from tables.target import Target, default_metric
 from trainers.family import Family
 from trainers.metrics import check_metric, loss
@@ -27,6 +30,8 @@ from trainers.metrics import check_metric, loss
 # With fewer rows than this one validation part is too noisy to choose by, so trials are cross-validated.
 CROSS_VALIDATED_ROWS = 3_000
 FOLDS = 5
+# How often a trial is started again after its process was killed.
+WORKER_LIVES = 3
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,30 @@ class Searching:
 
 @dataclass(frozen=True)
 class Swept:
-    """All trials by number, the best one, its family, and the rows they were judged on."""
+    """All trials by number, the best one, and how they were judged: by `metric`, on `folds` folds (1: the validation part)."""
 
     trials: tuple[Trial, ...]
     best: Trial
-    family: Family
-    data: Data
-
-    @property
-    def metric(self) -> str:
-        return self.data.metric
-
-    @property
-    def folds(self) -> int:
-        return int(self.data.folds.max()) + 1 if self.data.folds is not None else 1
+    metric: str
+    folds: int
+    seed: int
 
     def value(self, trial: Trial) -> float:
         """The trial's metric, from its loss."""
         return loss(self.metric, trial.loss)
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write everything into the empty `folder`; the digest leaves out when and how fast a trial ran."""
+        facts = {"format": 1, "best": self.best.number, "metric": self.metric, "folds": self.folds, "seed": self.seed}
+        write_json(folder / "swept.json", facts | {"trials": [trial.to_json() for trial in self.trials]})
+        return {"trials": digests.of_value([trial.essence() for trial in self.trials]), "best": digests.of_value(self.best.essence())}
+
+    @classmethod
+    def load(cls, folder: Path) -> Swept:
+        facts = read_json(folder / "swept.json")
+        trials = tuple(Trial.from_json(each) for each in facts["trials"])
+        best = next(trial for trial in trials if trial.number == facts["best"])
+        return cls(trials, best, facts["metric"], facts["folds"], facts["seed"])
 
 
 def sweep_data(prepared: Prepared, sweep: Sweep, seed: int) -> Data:
@@ -91,8 +102,13 @@ def log_targets(target: Target, y: NDArray[np.float64]) -> tuple[bool, ...]:
     return (False, True) if skewness > 1.0 else (False,)
 
 
-def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Progress, on_trial: Callable[[Trial], None]) -> Swept:
-    """Run every trial, telling `on_trial` of each that ended. Raises RaycycleError when none finished."""
+def sweep(
+    prepared: Prepared, searching: Searching, folder: Path, progress: Progress, on_trial: Callable[[Trial], None] = lambda trial: None
+) -> Swept:
+    """Run every trial, telling `on_trial` of each that ended; those that ended before, as kept in `folder`, are not run again.
+
+    Raises RaycycleError when none finished.
+    """
     from ray import tune
 
     settings, search = searching.sweep, searching.search
@@ -100,9 +116,12 @@ def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Prog
     targets = log_targets(prepared.target, prepared.train.y)
     proposer = Proposer(searching.families, search, settings.num_trials, settings.lag, searching.seed, targets)
     by_name = {family.name: family for family in searching.families}
+    finished = FinishedTrials(folder / "trials.jsonl")
     with progress.stage("sweep", settings.num_trials, "trials") as bar:
 
-        def done(trial: Trial) -> None:
+        def done(trial: Trial, again: bool = False) -> None:
+            if not again:
+                finished.add(trial)
             best = best_of(proposer.trials.values())
             bar.advance(1, f"best {data.metric} {shown(data.metric, best)} ({best.family})" if best else None)
             on_trial(trial)
@@ -111,24 +130,58 @@ def sweep(prepared: Prepared, searching: Searching, folder: Path, progress: Prog
             asked = by_name[config["proposal"].family].resources
             return tune.PlacementGroupFactory([{"CPU": asked.cpu, **({"GPU": asked.gpu} if asked.gpu else {})}])
 
-        rungs = search.rungs if search.prune != "none" else []
-        trainable = tune.with_resources(tune.with_parameters(train_one_trial, data=data, families=by_name, rungs=rungs), resources)
-        config = tune.TuneConfig(
-            search_alg=tune_searcher(proposer, done, failed_trial),
-            num_samples=settings.num_trials,
-            max_concurrent_trials=searching.concurrency,
-            reuse_actors=True,
-        )
-        try:
-            tune.Tuner(trainable, tune_config=config, run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0)).fit()
-        finally:
-            shutil.rmtree(folder / "tune", ignore_errors=True)  # Tune's own state is pickled, and only its own restore reads it
+        proposer.recall(finished.trials, lambda trial: done(trial, again=True))
+        left = settings.num_trials - len(proposer.trials)
+        if left:
+            rungs = search.rungs if search.prune != "none" else []
+            trainable = tune.with_resources(tune.with_parameters(train_one_trial, data=data, families=by_name, rungs=rungs), resources)
+            config = tune.TuneConfig(
+                search_alg=tune_searcher(proposer, done, failed_trial),
+                num_samples=left,
+                max_concurrent_trials=searching.concurrency,
+                reuse_actors=True,
+            )
+            with tempfile.TemporaryDirectory(prefix="tune.", dir=folder) as state:  # pickled, and only Tune's own restore reads it
+                again = tune.FailureConfig(max_failures=WORKER_LIVES)  # our own errors are results, so only a dead worker counts
+                setting = tune.RunConfig(name="tune", storage_path=state, verbose=0, failure_config=again)
+                tune.Tuner(trainable, tune_config=config, run_config=setting).fit()
+    _refuse_without_ray(proposer.trials.values())
     trials = tuple(proposer.trials[number] for number in sorted(proposer.trials))
     best = best_of(trials)
     if best is None:
         reason = trials[0].reason if trials else "Ray Tune started none"
         raise RaycycleError(f"none of {len(trials)} trials finished", value=reason, next="correct the trainer's parameters, or its data")
-    return Swept(trials, best, by_name[best.family], data)
+    folds = int(data.folds.max()) + 1 if data.folds is not None else 1
+    return Swept(trials, best, data.metric, folds, searching.seed)
+
+
+def _refuse_without_ray(trials: Iterable[Trial]) -> None:
+    """Trials that died because Ray did are no result: the search is to go on from the others, not to end without them."""
+    if any(trial.reason == WORKER_DIED for trial in trials):
+        import ray
+
+        if not ray.is_initialized() or not any(node["Alive"] for node in ray.nodes()):
+            raise RaycycleError("Ray went away during the sweep", next="the same command goes on from the trials that ended")
+
+
+class FinishedTrials:
+    """The trials of a sweep that ended, one JSON line each: a sweep that was killed goes on from them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.trials: dict[int, Trial] = {}
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if len(whole) < len(lines):  # killed while it wrote the last line: what follows would be joined to it
+            write_atomic(file, b"".join(whole))
+        for line in whole:
+            trial = Trial.from_json(json.loads(line))
+            self.trials[trial.number] = trial
+
+    def add(self, trial: Trial) -> None:
+        """Keep a trial that ended by itself; a worker that was killed is no verdict on what it tried."""
+        if trial.reason != WORKER_DIED:
+            append_line(self._file, json.dumps(trial.to_json(), sort_keys=True, allow_nan=False))
 
 
 def best_of(trials: Iterable[Trial]) -> Trial | None:

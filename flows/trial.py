@@ -13,10 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.store import finite
 from tables.target import Target
 from trainers.family import Family
 from trainers.metrics import choose_threshold, loss, one_metric, score
 from trainers.protocol import Context, Fitted, Matrix
+
+# Why a trial failed whose process ended before it could say anything.
+WORKER_DIED = "its worker died"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class Trial:
     started: float = 0.0
     worker: str = ""
     reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as JSON; numbers that JSON has no words for are text."""
+        plain = dataclasses.asdict(self) | {"rungs": {str(rung): value for rung, value in self.rungs.items()}}
+        return {key: finite(value) for key, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Trial:
+        rungs = {float(rung): float(value) for rung, value in plain["rungs"].items()}
+        metrics = {name: float(value) for name, value in plain["metrics"].items()}
+        return cls(**{**plain, "loss": float(plain["loss"]), "metrics": metrics, "rungs": rungs})
+
+    def essence(self) -> dict[str, Any]:
+        """What the same search must give again: all but when, where and how fast it ran."""
+        return {key: value for key, value in self.to_json().items() if key not in ("seconds", "started", "worker")}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.platform import current
+from cluster.platform import Platform, current
 from cluster.session import NAMESPACE, connect
 from cluster.store import Store, read_json, write_json
 from conf.errors import RaycycleError, RefusedError, UsageError
@@ -162,6 +162,11 @@ class Released:
     seconds: float
 
 
+def predict_url(platform: Platform, name: str) -> str:
+    """Where a model answers."""
+    return f"{platform.url}/v1/models/{name}/predict"
+
+
 def start_actor(store: Store) -> Any:
     """The store's `Releases` actor, started if it is not there. Needs a connection to the platform."""
     import ray
@@ -202,5 +207,6 @@ def release(store: Store, name: str, version: int, folder: Path, digest: str, *,
             allowed=f"version {outcome.previous} goes on answering" if outcome.previous else "",
             next=f"raycycle explain {name}:{version}",
         )
-    url = f"{platform.url}/v1/models/{name}/predict"
-    return Released(name, version, url, outcome.replicas, outcome.previous, outcome.reason, time.monotonic() - started)
+    return Released(
+        name, version, predict_url(platform, name), outcome.replicas, outcome.previous, outcome.reason, time.monotonic() - started
+    )

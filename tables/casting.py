@@ -53,15 +53,14 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
         return pa.nulls(len(array), target), none
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return _parse(array, kind, formats, target)
+    if kind == "int64" and (pa.types.is_floating(array.type) or array.type == pa.uint64()):
+        return _whole(array)
     # Arrow calls every number but 0 true, and counts a whole number as microseconds or days since 1970: both would be guesses.
     if kind in ("string", "int64", "double") or pa.types.is_temporal(array.type):
         try:
             return pc.cast(array, target), none
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
-    if pa.types.is_floating(array.type) and target == pa.int64():
-        whole = true_or_false(pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53)))
-        return pc.cast(pc.if_else(whole, array, None), target), pc.and_(pc.is_valid(array), pc.invert(whole))
     if pa.types.is_nested(array.type):
         raise UsageError("nested columns are not supported", value=str(array.type), allowed="flat columns", next="flatten it in the source")
     try:
@@ -69,6 +68,15 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"a column cannot be read as text ({error})", value=str(array.type), allowed="plain Arrow types") from None
     return _parse(text, kind, formats, target)
+
+
+def _whole(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Value by value: a cast of the whole array would let one value decide whether the others can be read."""
+    if pa.types.is_floating(array.type):
+        fits = true_or_false(pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53)))
+    else:
+        fits = true_or_false(pc.less(array, pa.scalar(2**63, pa.uint64())))
+    return pc.cast(pc.if_else(fits, array, None), pa.int64()), pc.and_(pc.is_valid(array), pc.invert(fits))
 
 
 def _no_empty_text(text: pa.Array) -> pa.Array:

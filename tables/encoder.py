@@ -20,7 +20,7 @@ from cluster.store import read_json, write_json
 from conf.errors import RaycycleError, UsageError
 from tables.contract import Contract
 from tables.features import Feature
-from tables.sketches import LevelSketch, NumericSketch, Sketch, as_floats
+from tables.sketches import TOO_MANY_LEVELS, LevelSketch, NumericSketch, Sketch, as_floats
 
 DatePart = Literal["weekday", "hour", "day_of_year", "days"]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -155,6 +155,8 @@ class Encoder:
 def _decide(name: str, kind: str, sketch: Sketch, along_time: bool, max_levels: int, min_rows: int) -> Spec | str:
     """How a column becomes features, or why it becomes none."""
     if isinstance(sketch, LevelSketch):
+        if sketch.overflowed:
+            return TOO_MANY_LEVELS
         levels = sketch.top(max_levels, min(min_rows, max(1, sketch.counts.total() // 20)))
         if not levels:
             return "no level is frequent enough" if sketch.counts else "all null"

@@ -6,8 +6,10 @@ $ raycycle init flights.csv --label late    # writes a dataset YAML with this cl
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import functools
 import glob
+import itertools
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ import pyarrow.compute as pc
 
 from conf.errors import UsageError, suggest
 from tables import formats
+from tables.fingerprints import fingerprint
 from tables.formats import UNREADABLE, Format, Text
 
 if TYPE_CHECKING:
@@ -122,6 +125,15 @@ class Files:
                 f"the files have different formats: {found[0][0]} and {other}", allowed="one format", next="name one with a glob"
             )
         return found
+
+    def fingerprint(self, memo: Path | None = None) -> str:
+        """SHA-256 of all that the rows depend on; `memo` remembers the files' digests. The folder may lie anywhere."""
+        root = Path(self.path).expanduser().absolute()
+        # Up to the first part with a wildcard: names below it tell partitions apart.
+        steps = itertools.takewhile(lambda part: not glob.has_magic(part), root.parts)
+        base = root if root.is_dir() else root.parent if root.is_file() else Path(*steps)
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
+        return fingerprint({Path(path).relative_to(base).as_posix(): Path(path) for path, _ in self.found()}, options, memo)
 
     def expected(self, found: list[tuple[str, Format]]) -> list[str] | None:
         """The columns that every file must have; None where only the rows can tell (JSON lines)."""

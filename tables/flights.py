@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from conf.errors import UsageError
 from tables import windows
+from tables.fingerprints import fingerprint
 from tables.rows import row_hashes
 from tables.rules import evaluate
 
@@ -29,6 +30,8 @@ SHORT, LONG, NEAR = 60, 180, 30  # minutes of the point-in-time windows
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 # What a row of each joined table must satisfy (US airports lie west of Greenwich, or beyond 170 degrees east in the Aleutians).
 LOOKUP_RULES = {"weather": "wind_speed <= 200", "planes": "seats >= 5", "airports": "lon < 0 or lon > 170"}
+FLIGHTS = "flights.csv.zip"
+DATA = (FLIGHTS, *(f"{name}.csv" for name in LOOKUP_RULES))
 _KEPT = (
     *("year", "month", "day", "carrier", "flight", "origin", "dest", "tailnum", "time_hour", "distance"),
     *("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "double_booked", "odd_distance"),
@@ -49,9 +52,9 @@ class Flights:
         """One block per origin and local month; each is joined and given its point-in-time features by one task."""
         import ray
 
-        flights = with_clock(read_csv("flights.csv.zip"))
+        flights = with_clock(read_csv(FLIGHTS))
         lookups = ray.put({name: lookup(name)[0] for name in LOOKUP_RULES})
-        parts = partitions(flights, self.months or range(1, 13))
+        parts = partitions(flights, self._months)
         return ray.data.from_arrow(parts).map_batches(
             derive,  # type: ignore[arg-type]
             batch_size=None,
@@ -59,6 +62,14 @@ class Flights:
             zero_copy_batch=True,
             fn_kwargs={"lookups": lookups},
         )
+
+    def fingerprint(self, memo: Path | None = None) -> str:
+        """SHA-256 of the package's files that are read and of the months; `memo` remembers the files' digests."""
+        return fingerprint({name: data_folder() / name for name in DATA}, {"months": self._months}, memo)
+
+    @property
+    def _months(self) -> list[int]:
+        return sorted(set(self.months or range(1, 13)))
 
     def rejected(self) -> pa.Table:
         """Rows of the joined tables that cannot be right; the flights they would have joined get nulls instead."""

@@ -190,7 +190,7 @@ def _undecodable_line(path: str, text: Text) -> int:
 
 
 def read_jsonl(path: str, text: Text, columns: list[str] | None, damaged: Damaged) -> Iterator[pa.Table]:
-    """Values keep their JSON types; a column with several of them in one block becomes text."""
+    """Numbers, true and false as text, as in CSV: else how a value is read would hang on the other values of its block."""
     decoder, number, rest = msgspec.json.Decoder(), 0, b""
     try:
         with open_text(path, text) as stream:
@@ -249,9 +249,19 @@ def _json_table(rows: list[dict[str, Any]], columns: list[str] | None) -> pa.Tab
 
 def _json_array(values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+        return pa.array([_json_text(value) for value in values], pa.string())
+    return array if pa.types.is_nested(array.type) else array.cast(pa.string())
+
+
+def _json_text(value: Any) -> str | None:
+    """As Arrow spells a column of such values."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return str(pa.scalar(value).cast(pa.string()).as_py())
+    return json.dumps(value, ensure_ascii=False)
 
 
 # What the key of an extension column looks like inside the base64 of a Parquet footer, at each of its three alignments.

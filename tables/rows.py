@@ -1,4 +1,4 @@
-"""Hashes of rows that depend on nothing but their content: stable keys for splits and order, and additive digests of tables."""
+"""Hashes of rows that depend on nothing but their content: stable keys for splits and order, and digests of tables and arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 _NAN = np.uint64(0x7FF8000000000000)
+_BLOCK_ROWS = 1 << 18
+_REMEMBERED = 1 << 16
 
 
 def _mix(x: Hashes) -> Hashes:
@@ -23,9 +26,17 @@ def _mix(x: Hashes) -> Hashes:
     return x ^ (x >> np.uint64(31))
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _seeds(texts: list[str]) -> Hashes:
+    if len(texts) <= _REMEMBERED:
+        return np.array([_seed(text) for text in texts], np.uint64)
+    # So many would push each other out of the memory of `_seed`.
+    digests = b"".join([hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 def _values(array: pa.Array) -> Hashes:
@@ -42,8 +53,7 @@ def _values(array: pa.Array) -> Hashes:
         bits = np.array(array.cast(pa.int64()).fill_null(0)).view(np.uint64)
     else:
         coded = array.cast(pa.string()).dictionary_encode()
-        table = np.array([_seed(text) for text in coded.dictionary.to_pylist()] or [0], np.uint64)
-        bits = table[np.array(coded.indices.fill_null(0))]
+        bits = _seeds(coded.dictionary.to_pylist() or [""])[np.array(coded.indices.fill_null(0))]
     if array.null_count:
         bits = np.where(np.asarray(array.is_null()), _NULL, bits)
     return bits
@@ -91,6 +101,34 @@ class TableDigest:
     def parse(cls, text: str) -> TableDigest:
         _, rows, lanes = text.split(":")
         return cls(int(rows), int(lanes[:16], 16), int(lanes[16:], 16))
+
+
+def ordered_digest(table: pa.Table, columns: Sequence[str] | None = None) -> str:
+    """SHA-256 of the rows in their order, with names and types of the columns; chunks and dictionaries make no difference."""
+    names = list(columns or table.column_names)
+    header = [f"{name}\0{_plain_type(table.schema.field(name).type)}\0" for name in names]
+    digest = hashlib.sha256(f"ordered1\0{table.num_rows}\0{len(names)}\0{''.join(header)}".encode())
+    for start in range(0, table.num_rows, _BLOCK_ROWS):
+        digest.update(row_hashes(table.slice(start, _BLOCK_ROWS), names, "ordered").astype("<u8").tobytes())
+    return digest.hexdigest()
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
+
+
+def array_digest(*arrays: NDArray[Any]) -> str:
+    """SHA-256 of arrays of numbers: type, shape and bytes of each, in C order and little endian whatever they are in memory."""
+    digest = hashlib.sha256(f"arrays1\0{len(arrays)}\0".encode())
+    for array in arrays:
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"an array of {array.dtype} has no digest; arrays of numbers have")
+        plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{plain.dtype.str}\0{array.shape}\0".encode())
+        digest.update(plain.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def sort_order(keys: Hashes, content: Hashes) -> NDArray[np.int64]:

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 # Values are binned by the upper 20 bits of their float32 form: sign, exponent and 11 bits of mantissa, 0.05 % wide.
 _SHIFT = 12
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-MAX_LEVELS = 100_000
+MAX_LEVELS = 1_000_000
+# Of all levels of one column together: a table of long texts must not fill the memory before it has a million of them.
+MAX_CHARACTERS = 64_000_000
+TOO_MANY_LEVELS = f"more than {MAX_LEVELS:,} levels, or {MAX_CHARACTERS:,} characters in them"
 
 
 def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -30,7 +33,7 @@ def _centres(codes: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(codes < 0, -1.0, 1.0) * bits.view(np.float32).astype(np.float64)
 
 
-@dataclass
+@dataclass(eq=False)
 class NumericSketch:
     """Counts of a numeric column in fine fixed bins. Quantiles from it are exact to 0.05 % of the value; `low`, `high` are exact."""
 
@@ -46,8 +49,12 @@ class NumericSketch:
         values = as_floats(array)
         finite = values[np.isfinite(values)]
         codes, counts = np.unique(_bins(finite), return_counts=True)
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+        # Adding zero makes -0.0 the 0.0 that it equals: which of the two is the smaller would hang on the order of the rows.
+        low, high = (float(finite.min()) + 0.0, float(finite.max()) + 0.0) if len(finite) else (None, None)
         return cls(codes, counts.astype(np.int64), int(np.isnan(values).sum()), int(np.isinf(values).sum()), low, high)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NumericSketch) and self.to_json() == other.to_json()
 
     def merge(self, other: NumericSketch) -> NumericSketch:
         codes, inverse = np.unique(np.concatenate([self.codes, other.codes]), return_inverse=True)
@@ -82,7 +89,13 @@ class NumericSketch:
 
 @dataclass
 class LevelSketch:
-    """Counts of the levels of a text column; past `MAX_LEVELS` levels the rarest are dropped and counted as `lost`."""
+    """Exact counts of the levels of a text column, or of none of them once there are more than the bounds allow (`overflowed`).
+
+    Whether a column overflows depends on its set of levels alone, so neither order nor layout of the rows can matter. Schemes that keep
+    some levels fail at that: dropping the rarest at each merge forgets counts that later rows would have made large; a threshold on
+    hashes keeps levels whatever their counts; a linear sketch (count-min) knows no names. And a column with more levels than
+    `MAX_LEVELS` names its rows; it does not sort them into categories. `lost` counts its rows that have a value.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     nulls: int = 0
@@ -90,16 +103,28 @@ class LevelSketch:
 
     @classmethod
     def of(cls, array: pa.Array) -> LevelSketch:
-        counted = pc.value_counts(array.cast(pa.string()).drop_null())
-        return cls(Counter(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))), array.null_count)
+        levels, counts = pc.value_counts(array.cast(pa.string()).drop_null()).flatten()
+        if _beyond(len(levels), pc.sum(pc.utf8_length(levels)).as_py() or 0):
+            return cls(nulls=array.null_count, lost=len(array) - array.null_count)
+        return cls(Counter(dict(zip(levels.to_pylist(), counts.to_pylist(), strict=True))), array.null_count)
 
     def merge(self, other: LevelSketch) -> LevelSketch:
-        merged, lost = self.counts + other.counts, self.lost + other.lost
-        if len(merged) > MAX_LEVELS:
-            kept = sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:MAX_LEVELS]
-            lost += merged.total() - sum(count for _, count in kept)
-            merged = Counter(dict(kept))
-        return LevelSketch(merged, self.nulls + other.nulls, lost)
+        nulls, rows = self.nulls + other.nulls, self.rows + other.rows
+        if self.overflowed or other.overflowed:
+            return LevelSketch(nulls=nulls, lost=rows)
+        merged = self.counts + other.counts
+        if _beyond(len(merged), sum(map(len, merged))):
+            return LevelSketch(nulls=nulls, lost=rows)
+        return LevelSketch(merged, nulls)
+
+    @property
+    def rows(self) -> int:
+        """How many rows have a value."""
+        return self.counts.total() + self.lost
+
+    @property
+    def overflowed(self) -> bool:
+        return self.lost > 0
 
     def top(self, most: int, at_least: int) -> list[str]:
         """Levels by falling count, then by name; rarer ones than `at_least` rows are left out."""
@@ -112,6 +137,10 @@ class LevelSketch:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> LevelSketch:
         return cls(Counter(plain["levels"]), plain["nulls"], plain["lost"])
+
+
+def _beyond(levels: int, characters: int) -> bool:
+    return levels > MAX_LEVELS or characters > MAX_CHARACTERS
 
 
 Sketch = NumericSketch | LevelSketch
@@ -128,8 +157,9 @@ def merge(one: dict[str, Sketch], other: dict[str, Sketch]) -> dict[str, Sketch]
 
 def as_floats(array: pa.Array) -> NDArray[np.float64]:
     """float64 [rows], NaN where null. Dates count days and timestamps seconds since 1970."""
+    scale = 1.0
     if pa.types.is_date(array.type):
-        array = array.cast(pa.int32())
+        array = array.cast(pa.date32()).cast(pa.int32())
     elif pa.types.is_timestamp(array.type):
-        return as_floats(array.cast(pa.int64())) / 1e6
-    return np.asarray(array.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)
+        array, scale = array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(pa.int64()), 1e6
+    return np.asarray(array.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64) / scale

@@ -1,7 +1,8 @@
-"""Snapshots: immutable versions of a table in Delta format, each with the digest of its rows."""
+"""Snapshots: immutable versions of a table in Delta format, each with the digest of its rows and the SHA-256 of its files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
@@ -16,9 +17,36 @@ import pyarrow.parquet as pq
 
 from cluster.store import Store, safe_name
 from conf.errors import RaycycleError, UsageError
+from ledger.digests import of_file
 from tables.rows import TableDigest
 
-_DIGEST = "raycycle.digest"
+_DIGEST, _FILES = "raycycle.digest", "raycycle.files"
+
+
+@dataclass(frozen=True)
+class SnapshotFile:
+    """One Parquet file; `sha256` is what its version recorded, empty for versions written before files were recorded."""
+
+    path: Path
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def content(self) -> bytes:
+        """The file's bytes. Raises RaycycleError when they are gone, or are not those that were written."""
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise self.damage(error.strerror or str(error)) from None
+        found = hashlib.sha256(content).hexdigest() if self.sha256 else ""
+        if found != self.sha256:
+            raise self.damage(f"its SHA-256 is {found}, recorded was {self.sha256}")
+        return content
+
+    def damage(self, why: str) -> RaycycleError:
+        return RaycycleError(f"a file of the snapshot is damaged ({why})", value=str(self.path), next="restore the file, or ingest again")
 
 
 @dataclass(frozen=True)
@@ -29,7 +57,11 @@ class Snapshot:
     version: int
     folder: Path
     digest: TableDigest
-    files: tuple[Path, ...]
+    files: tuple[SnapshotFile, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.files)
 
     @property
     def rows(self) -> int:
@@ -41,15 +73,25 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Part:
-    """One written Parquet file that no version names yet."""
+    """One written Parquet file that no version names yet; `digest` is that of its rows, `sha256` that of its bytes."""
 
     path: str
     size: int
     digest: TableDigest
+    sha256: str = ""
 
 
 def table_folder(store: Store, name: str) -> Path:
-    return store.tables / safe_name("dataset", name)
+    """Where the table lies. Raises UsageError when the name, or a link of that name, leads out of the store."""
+    folder = store.tables / safe_name("dataset", name)
+    if not folder.resolve().is_relative_to(store.tables.resolve()):
+        raise UsageError(
+            "the table's folder is a link out of the store",
+            value=str(folder),
+            allowed=f"a folder in {store.tables}",
+            next="move the table there, or set store.root",
+        )
+    return folder
 
 
 def write_part(folder: Path, rows: pa.Table) -> Part:
@@ -63,26 +105,26 @@ def write_part(folder: Path, rows: pa.Table) -> Part:
         raise RaycycleError(
             f"could not write the snapshot ({error})", value=str(folder / path), next="free space, then run again"
         ) from error
-    return Part(path, (folder / path).stat().st_size, TableDigest.of(rows))
+    return Part(path, (folder / path).stat().st_size, TableDigest.of(rows), of_file(folder / path))
 
 
 def commit(store: Store, name: str, schema: pa.Schema, parts: Sequence[Part]) -> Snapshot:
-    """Make `parts` the next version of the table in one transaction. The same rows again are the version that is there."""
+    """Make `parts` the next version of the table in one transaction. The same rows again are the version that is there, if it is whole."""
     from deltalake import CommitProperties, DeltaTable, Schema
     from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
     folder = table_folder(store, name)
     digest = sum((part.digest for part in parts), TableDigest())
-    exists = DeltaTable.is_deltatable(str(folder))
-    if exists and (latest := open_snapshot(store, name)).digest == digest and pq.read_schema(latest.files[0]).equals(schema):
-        for part in parts:
-            (folder / part.path).unlink()
+    table = DeltaTable(str(folder)) if DeltaTable.is_deltatable(str(folder)) else None
+    if table and table.schema() == Schema.from_arrow(schema) and (latest := _latest_whole(store, name, digest)):
+        discard(store, name, parts)
         return latest
     adds = [AddAction(p.path, p.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": p.digest.rows})) for p in parts]
-    properties = CommitProperties(custom_metadata={_DIGEST: str(digest)})
-    if exists:
+    files = {part.path: part.sha256 or of_file(folder / part.path) for part in parts}
+    properties = CommitProperties(custom_metadata={_DIGEST: str(digest), _FILES: json.dumps(files, sort_keys=True)})
+    if table:
         actions: list[AddAction | RemoveAction] = [*adds]
-        DeltaTable(str(folder)).create_write_transaction(actions, mode="overwrite", schema=schema, commit_properties=properties)
+        table.create_write_transaction(actions, mode="overwrite", schema=schema, commit_properties=properties)
     else:
         create_table_with_add_actions(str(folder), Schema.from_arrow(schema), adds, mode="error", commit_properties=properties)
     return open_snapshot(store, name)
@@ -102,23 +144,56 @@ def open_snapshot(store: Store, name: str, version: int | None = None) -> Snapsh
     folder = table_folder(store, name)
     try:
         table = DeltaTable(str(folder), version=version)
-        digest = _digest(folder, table.version())
+        digest, sha256 = _recorded(folder, table.version())
     except (TableNotFoundError, DeltaError, FileNotFoundError) as error:
         raise UsageError(
             f"there is no snapshot {version if version is not None else ''} of the dataset ({type(error).__name__})".replace("  ", " "),
             value=name,
             next="raycycle run --until ingest makes one",
         ) from None
-    files = sorted(folder / unquote(uri.removeprefix("file://").rsplit("/", 1)[-1]) for uri in table.file_uris())
-    return Snapshot(name, table.version(), folder, digest, tuple(files))
+    names = sorted(unquote(uri.removeprefix("file://").rsplit("/", 1)[-1]) for uri in table.file_uris())
+    if sha256 is not None and names != sorted(sha256):
+        raise _foreign(folder, table.version(), "it names other files than were recorded")
+    files = tuple(SnapshotFile(folder / each, sha256[each] if sha256 else "") for each in names)
+    return Snapshot(name, table.version(), folder, digest, files)
 
 
-def _digest(folder: Path, version: int) -> TableDigest:
+def _recorded(folder: Path, version: int) -> tuple[TableDigest, dict[str, str] | None]:
+    """The digest of the version's rows, and the SHA-256 of each of its files, None for versions that did not record them."""
     # Not `DeltaTable.history`: it counts back from the version that was opened, but tells of the newest commits.
     actions = (folder / "_delta_log" / f"{version:020}.json").read_text(encoding="utf-8").splitlines()
-    return TableDigest.parse(next(info[_DIGEST] for line in actions if (info := json.loads(line).get("commitInfo"))))
+    info: dict[str, str] = next((found for line in actions if (found := json.loads(line).get("commitInfo"))), {})
+    if _DIGEST not in info:
+        raise _foreign(folder, version, "it has no digest of its rows")
+    return TableDigest.parse(info[_DIGEST]), json.loads(info[_FILES]) if _FILES in info else None
 
 
-def read(file: Path, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
-    """One file of a snapshot as plain Arrow types."""
-    return pq.read_table(file, columns=list(columns) if columns is not None else None, filters=where, use_threads=False, partitioning=None)
+def _foreign(folder: Path, version: int, why: str) -> RaycycleError:
+    what = f"version {version} of the table was not written by raycycle ({why})"
+    return RaycycleError(what, value=str(folder), next="open another version, or ingest again")
+
+
+def _latest_whole(store: Store, name: str, digest: TableDigest) -> Snapshot | None:
+    """The latest version, if it has these rows and its files are whole: ingesting the same rows again must mend a damaged one."""
+    try:
+        snapshot = open_snapshot(store, name)
+        if snapshot.digest != digest:
+            return None
+        for file in snapshot.files:
+            file.content()
+    except RaycycleError:
+        return None
+    return snapshot
+
+
+def read(file: SnapshotFile, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """One file of a snapshot as plain Arrow types. Raises RaycycleError when it is not the file that was written."""
+    wanted = list(columns) if columns is not None else None
+    # The bytes that are checked are the bytes that are parsed: a file read twice could change in between.
+    content = pa.BufferReader(file.content())
+    try:
+        return pq.read_table(content, columns=wanted, filters=where, use_threads=False, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        if file.sha256:
+            raise  # the file is whole: it is the question that was wrong
+        raise file.damage(str(error)) from None

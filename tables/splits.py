@@ -37,6 +37,11 @@ class Split(Protocol):
         ...
 
 
+def row_keys(table: pa.Table, contract: Contract) -> NDArray[np.uint64]:
+    """The stable key of each row: its key columns, or all its content where the contract names none."""
+    return row_hashes(table, contract.key or list(contract.columns), "key")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimeSplit:
     """Rows before `valid_from` train, before `holdout_from` validate, before `later_from` (if any) hold out; the rest come later."""

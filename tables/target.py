@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from conf.errors import UsageError
 from tables.contract import Contract
 from tables.features import Task
-from tables.sketches import LevelSketch, NumericSketch, Sketch, as_floats
+from tables.sketches import TOO_MANY_LEVELS, LevelSketch, NumericSketch, Sketch, as_floats
 
 MIN_CLASS_ROWS = 3
 # Below this share of positives accuracy and even log loss say little: precision and recall of the rare class do.
@@ -32,6 +33,12 @@ class Target:
         """Decide from the counts of every label in the table; classes with fewer than three rows cannot be learned and are left out."""
         if not isinstance(labels, LevelSketch):
             return cls("regression")
+        if labels.overflowed:
+            raise UsageError(
+                f"the label {contract.label!r} is no class: it has {TOO_MANY_LEVELS}",
+                allowed="two classes or more, each with several rows",
+                next="choose another label",
+            )
         few = {level: count for level, count in labels.counts.items() if count < MIN_CLASS_ROWS}
         classes = sorted(set(labels.counts) - set(few), key=_natural)
         if len(classes) < 2:
@@ -89,9 +96,11 @@ def _binary(contract: Contract, classes: list[str]) -> tuple[str, ...]:
 
 def _natural(text: str) -> tuple[int, float, str]:
     try:
-        return (0, float(text), text)
+        number = float(text)
     except ValueError:
         return (1, 0.0, text)
+    # A class called nan compares with nothing: sorted as a number, it would leave the classes in the order they came.
+    return (1, 0.0, text) if math.isnan(number) else (0, number, text)
 
 
 def prediction_type(contract: Contract) -> pa.DataType:

@@ -8,11 +8,12 @@ import decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.errors import UsageError
 from tables.casting import ARROW, ColumnType, cast
+from tables.rows import TableDigest
 
 UTC = dt.UTC
 
@@ -152,3 +153,32 @@ def test_no_text_breaks_the_reader(values: list[str]) -> None:
         assert all(value is None for value, marked in zip(found, unreadable, strict=True) if marked), (
             "what cannot be read is null, never a guess"
         )
+
+
+TEXTS = ["", " 7 ", "x", "true", "No", "1", "-1.50", "1e999", "-1e999", "1.e5", "+0", "-0.0", ".5", "inf", "nan", "١", "9" * 18, "9" * 19]
+DATES = ["2020-02-30", "2020-02-29", "31.12.2019", "2020/1/2", "2020-01-01T10:00:00.25+02:00"]
+NATIVE = {
+    pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3),
+    pa.int8(): st.integers(-128, 127),
+    pa.uint64(): st.sampled_from([0, 1, 2**53 + 1, 10**18 + 1, 2**63 - 1, 2**63, 2**64 - 1]),
+    pa.float64(): st.floats() | st.sampled_from([0.5, 3.0, 2.0**53, 2.0**60, 1e300]),
+    pa.float32(): st.floats(width=32),
+    pa.bool_(): st.booleans(),
+    pa.string(): st.sampled_from(TEXTS + DATES) | st.text(max_size=4),
+    pa.date32(): st.dates(),
+    pa.timestamp("ms"): st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)).map(lambda each: each.replace(microsecond=0)),
+    pa.timestamp("ns", "Europe/Paris"): st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(UTC)),
+}
+
+
+@pytest.mark.parametrize("kind", ARROW)
+@pytest.mark.parametrize("native", NATIVE, ids=str)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_how_a_value_is_read_depends_on_no_other_value(native: pa.DataType, kind: ColumnType, data: st.DataObject) -> None:
+    """Else the files and blocks that a table happens to lie in would decide what is learned from it."""
+    array = pa.array(data.draw(st.lists(st.none() | NATIVE[native], min_size=1, max_size=6)), native)
+    together, unreadable = cast(array, kind)
+    alone = [cast(array.slice(i, 1), kind) for i in range(len(array))]
+    assert unreadable.to_pylist() == [each.to_pylist()[0] for _, each in alone]
+    assert TableDigest.of(pa.table({"x": together})) == TableDigest.of(pa.table({"x": pa.concat_arrays([each for each, _ in alone])}))

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.errors import RaycycleError, UsageError
+from tables import sketches
 from tables.casting import ARROW
 from tables.contract import Column, Contract
 from tables.encoder import Encoder
-from tables.sketches import sketch
+from tables.sketches import merge, sketch
 
 TYPES = {"n": "double", "i": "int64", "b": "bool", "c": "string", "d": "date", "t": "timestamp"}
 
@@ -25,11 +26,14 @@ def rows(**columns: list) -> pa.Table:
     return pa.table({name: pa.array(values, ARROW[TYPES[name[0]]]) for name, values in columns.items()})
 
 
-def fit(table: pa.Table, *, time_column: str | None = None, max_levels: int = 250, min_rows: int = 1) -> Encoder:
+def promise(table: pa.Table) -> Contract:
     columns = {name: Column(type=TYPES[name[0]]) for name in table.column_names}  # type: ignore[arg-type]
-    contract = Contract(name="t", task="binary", label="y", columns={**columns, "y": Column(type="bool", role="label")})
+    return Contract(name="t", task="binary", label="y", columns={**columns, "y": Column(type="bool", role="label")})
+
+
+def fit(table: pa.Table, *, time_column: str | None = None, max_levels: int = 250, min_rows: int = 1) -> Encoder:
     found = {name: sketch(table.column(name).combine_chunks()) for name in table.column_names}
-    return Encoder.fit(contract, found, time_column=time_column, max_levels=max_levels, min_rows=min_rows)
+    return Encoder.fit(promise(table), found, time_column=time_column, max_levels=max_levels, min_rows=min_rows)
 
 
 MOMENTS = [dt.datetime(2020, 1, 6, 7, 30, tzinfo=dt.UTC), None, dt.datetime(2020, 12, 31, 23, 59, 59, tzinfo=dt.UTC), None]
@@ -173,3 +177,24 @@ def test_median_of_huge_numbers_can_be_stored(tmp_path: Path) -> None:
     encoder = fit(rows(n=[1e300, 2e300, None]))
     encoder.save(tmp_path)
     assert np.isfinite(Encoder.load(tmp_path).encode(rows(n=[None, -1e308]))).all()
+
+
+cells = st.tuples(st.none() | st.floats(width=32), st.none() | st.sampled_from("abcd"), st.none() | st.datetimes())
+
+
+@given(st.lists(cells, min_size=2, max_size=20), st.data())
+def test_one_encoder_comes_of_the_rows_in_any_order_and_layout(made: list, data: st.DataObject) -> None:
+    table = rows(n=[n for n, _, _ in made], c=[c for _, c, _ in made], t=[t for _, _, t in made], i=list(range(len(made))))
+    mixed = table.take(pa.array(data.draw(st.permutations(range(len(made))))))
+    cut = data.draw(st.integers(0, len(made)))
+    parts = [{name: sketch(part.column(name).combine_chunks()) for name in table.column_names} for part in (mixed[cut:], mixed[:cut])]
+    found = Encoder.fit(promise(table), merge(*parts), time_column=None, max_levels=3, min_rows=1)
+    wanted = fit(table, max_levels=3)
+    assert (found.specs, found.dropped) == (wanted.specs, wanted.dropped)
+
+
+def test_a_column_with_too_many_levels_is_no_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "MAX_LEVELS", 2)
+    encoder = fit(rows(c=["x", "x", "y", "z"], i=[1, 2, 3, 4]))
+    assert encoder.columns == ["i"]
+    assert encoder.dropped == {"c": "more than 1,000,000 levels, or 64,000,000 characters in them"}

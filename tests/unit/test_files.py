@@ -7,19 +7,27 @@ import contextlib
 import datetime as dt
 import decimal
 import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conf.errors import UsageError
 from tables import formats
-from tables.dialect import find_delimiter, find_encoding
+from tables.contract import Column, Contract, check
 from tables.files import Files
 from tables.formats import UNREADABLE
+from tables.look.dialect import find_delimiter, find_encoding
+from tables.rows import TableDigest
 
 
 def read(path: Path, **options) -> pa.Table:
@@ -79,11 +87,11 @@ def test_parquet_types_become_plain(tmp_path: Path) -> None:
     assert got["a.b"].to_pylist() == ["x", None]
 
 
-def test_json_types_stay_and_mixed_ones_become_text(tmp_path: Path) -> None:
+def test_json_values_become_text_whatever_stands_beside_them(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"i":1,"f":1,"m":1,"b":true,"n":null}\n{"i":2,"f":2.5,"m":"x","b":false}\n{"f":NaN}\n')
     got = read(tmp_path / "a.jsonl")
-    assert [str(t) for t in got.schema.types] == ["int64", "double", "string", "bool", "null"]
-    assert got["m"].to_pylist() == ["1", "x", None]
+    assert [str(t) for t in got.schema.types] == ["string"] * 5
+    assert list(got.to_pydict().values()) == [["1", "2", None], ["1", "2.5", None], ["1", "x", None], ["true", "false", None], [None] * 3]
 
 
 def test_folder_is_one_table_with_its_partitions(tmp_path: Path) -> None:
@@ -242,3 +250,60 @@ def test_nothing_of_a_csv_reader_outlives_its_generator(tmp_path: Path, text: st
         batches.close()
     del batches
     assert gone == [True]
+
+
+CELLS = {
+    "text": st.sampled_from(["a", "é", "NA", "", "1", "01", "true", "2020-01-01", " b "]),
+    "whole": st.sampled_from(["1", "-7", "2.0", "2.5", "x", "", "999999999999999999", "9999999999999999999", "true"]),
+    "real": st.sampled_from(["1", "0.1", "-0", "1e3", "inf", "NaN", "x", "", "1152921504606846977"]),
+    "flag": st.sampled_from(["true", "FALSE", "1", "0", "yes", "maybe", ""]),
+    "moment": st.sampled_from(["2020-01-01", "2020-01-01T10:00:00Z", "31.12.2019", "2020-02-30", "20200101", "", "7"]),
+    "y": st.sampled_from(["a", "b", ""]),
+}
+TYPED = {"text": "string", "whole": "int64", "real": "double", "flag": "bool", "moment": "timestamp", "y": "string"}
+PROMISE = Contract(
+    name="t",
+    task="binary",
+    label="y",
+    columns={name: Column(type=kind, role="label" if name == "y" else "feature") for name, kind in TYPED.items()},  # type: ignore[arg-type]
+)
+
+
+def as_csv(rows: list[list[str]]) -> str:
+    return "\n".join(",".join(f'"{cell}"' for cell in row) for row in [list(TYPED), *rows]) + "\n"
+
+
+def as_json(rows: list[list[str]]) -> str:
+    """Numbers and truth values bare where they can be: each line with types of its own."""
+    bare = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e\d+)?|true|false|NaN")
+    cells = [[cell if bare.fullmatch(cell) else json.dumps(cell or None) for cell in row] for row in rows]
+    return "".join("{" + ", ".join(f'"{name}": {cell}' for name, cell in zip(TYPED, row, strict=True)) + "}\n" for row in cells)
+
+
+def digests(folder: Path, parts: list[list[list[str]]], write: Callable[[list[list[str]]], str], suffix: str) -> list[TableDigest]:
+    """Of the good rows, and of the bad ones with their reasons."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for i, part in enumerate(parts):
+        (folder / f"{i}{suffix}").write_text(write(part))
+    checked = [check(PROMISE, table) for table in Files(path=str(folder), columns=tuple(TYPED)).batches()]
+    return [
+        sum((TableDigest.of(each.good) for each in checked), TableDigest()),
+        sum((TableDigest.of(each.bad) for each in checked), TableDigest()),
+    ]
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(as_csv, ".csv"), (as_json, ".jsonl")])
+@given(data=st.data())
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_type_hangs_on_files_blocks_or_the_order_of_rows(
+    tmp_path: Path, write: Callable[[list[list[str]]], str], suffix: str, data: st.DataObject
+) -> None:
+    rows = [list(row) for row in data.draw(st.lists(st.tuples(*CELLS.values()), min_size=1, max_size=8))]
+    whole = digests(tmp_path / "t", [rows], write, suffix)
+    mixed = data.draw(st.permutations(rows))
+    cut = data.draw(st.integers(0, len(rows)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formats, "BLOCK_BYTES", data.draw(st.sampled_from([400, 8 << 20])))
+        assert digests(tmp_path / "t", [mixed[cut:], mixed[:cut]], write, suffix) == whole
+    assert sum(each.rows for each in whole) == len(rows)

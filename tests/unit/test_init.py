@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from cluster.progress import Progress
 from conf.errors import UsageError
-from flows import init as verb
-from flows.init import Made, dataset_yaml, init, name_from
+from flows import look
+from flows.init import NewDataset, dataset_yaml, init, name_from
 from tables.contract import Contract, check
 from tables.files import Files
-from tables.profile import Profile
-from tables.schedule import SplitPlan
+from tables.look.profile import Profile
+from tables.look.schedule import SplitPlan
 
 N = 200
 X = np.random.default_rng(3).normal(size=N).round(3)
@@ -32,7 +33,7 @@ def csv(path: Path, header: str = "x,y", row: str = "{x},{y}", encoding: str = "
     return str(path)
 
 
-def reread(made: Made) -> tuple[Files, Contract]:
+def reread(made: NewDataset) -> tuple[Files, Contract]:
     """The source and contract as a run will see them."""
     node = OmegaConf.to_container(OmegaConf.load(made.dataset), resolve=True)
     source = dict(node["source"])
@@ -95,12 +96,12 @@ def test_types_that_differ_between_files_are_united(tmp_path: Path) -> None:
 
 
 def test_large_tables_are_sampled_from_all_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "MAX_ROWS", 60)
+    monkeypatch.setattr(look, "MAX_ROWS", 60)
     folder = tmp_path / "t"
     folder.mkdir()
     for part in range(4):
         pq.write_table(pa.table({"i": np.arange(N) + part * N, "x": X, "y": Y}), folder / f"{part}.parquet")
-    sample = verb.look_at(Files(path=str(folder)), verb.Progress(quiet=True))
+    sample = look.look_at(Files(path=str(folder)), Progress(quiet=True))
     assert sample.rows == 4 * N and sample.table["i"].to_pylist() == list(range(0, 4 * N, 16))
     assert "looked at 50 rows" in init(str(folder), "y", into=tmp_path / "conf").lines()[0]
 

@@ -13,11 +13,11 @@ from sklearn import datasets
 
 from conf.errors import UsageError
 from tables.contract import check
-from tables.inference import read_column
-from tables.personal import luhn, personal_kind
-from tables.profile import Profile
-from tables.survey import profile
-from tables.suspects import likeness
+from tables.look.inference import read_column
+from tables.look.personal import luhn, personal_kind
+from tables.look.profile import Profile
+from tables.look.survey import profile
+from tables.look.suspects import likeness
 
 N = 400
 RANDOM = np.random.default_rng(7)

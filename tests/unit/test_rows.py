@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables.rows import TableDigest, row_hashes, sort_order
+from tables import rows
+from tables.rows import TableDigest, array_digest, ordered_digest, row_hashes, sort_order
 
 TABLE = pa.table(
     {
@@ -37,6 +38,12 @@ def test_hashes_are_these_for_ever() -> None:
         10493031826176524274,
         1088684450413553325,
     ]
+
+
+def test_many_texts_hash_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = row_hashes(TABLE, ["text"])
+    monkeypatch.setattr(rows, "_REMEMBERED", 1)
+    assert (row_hashes(TABLE, ["text"]) == few).all()
 
 
 def test_minus_zero_is_zero_and_null_is_not() -> None:
@@ -72,6 +79,44 @@ def test_canonical_order_does_not_depend_on_the_order_given() -> None:
     first, second = sort_order(keys, content), sort_order(keys[shuffle], content[shuffle])
     assert (keys[first] == keys[shuffle][second]).all()
     assert (content[first] == content[shuffle][second]).all()
+
+
+def test_ordered_digest_knows_order_names_and_types_and_no_layout() -> None:
+    wanted = ordered_digest(TABLE)
+    chunked = pa.concat_tables([TABLE.slice(0, 2), TABLE.slice(2)])
+    coded = TABLE.set_column(0, "text", TABLE.column("text").dictionary_encode())
+    large = TABLE.set_column(0, "text", TABLE.column("text").cast(pa.large_string()))
+    assert {ordered_digest(other) for other in (chunked, coded, large)} == {wanted}
+    others = [
+        TABLE.take(pa.array([1, 0, 2, 3, 4])),
+        TABLE.slice(0, 4),
+        TABLE.rename_columns(["text", "whole", "real", "day", "mark"]),
+        TABLE.set_column(4, "flag", TABLE.column("flag").cast(pa.int8())),
+        TABLE.set_column(1, "whole", pa.array([1, 2, 3, 0, -5])),
+        TABLE.select(TABLE.column_names[::-1]),
+    ]
+    assert len({wanted, *map(ordered_digest, others)}) == 7
+    assert ordered_digest(TABLE, ["day", "flag"]) == ordered_digest(TABLE.select(["day", "flag"]))
+
+
+def test_ordered_digest_is_this_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ordered_digest(TABLE)
+    monkeypatch.setattr(rows, "_BLOCK_ROWS", 2)
+    assert ordered_digest(TABLE) == wanted == "7d9c3c7e0090f2bc4c0788427fef473331e33381ac294cbfd0ac42a75d5cae25"
+    assert ordered_digest(TABLE.slice(0, 0)) != ordered_digest(TABLE.slice(0, 0).select(["text"]))
+
+
+def test_array_digest_knows_type_shape_and_values_and_no_layout() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    wanted = array_digest(array)
+    same = (np.asfortranarray(array), array.astype(">f4"), np.repeat(array, 2, axis=1)[:, ::2])
+    assert {array_digest(other) for other in same} == {wanted} == {"fa08d2fde70e7c5cb2c80644127a67349fae81b17b2295a8e061b814ca2f9628"}
+    others = [(array.reshape(3, 2),), (array.astype(np.float64),), (array.view(np.int32),), (array, array), (array.T,), (-array,), ()]
+    assert len({wanted, *(array_digest(*other) for other in others)}) == 8
+    assert array_digest(np.float64(3).reshape(())) != array_digest(np.array([3.0]))
+    assert array_digest(np.zeros((0, 3))) != array_digest(np.zeros((3, 0)))
+    with pytest.raises(TypeError, match="object"):
+        array_digest(np.array(["a", None], object))
 
 
 def test_unknown_column_is_an_error() -> None:

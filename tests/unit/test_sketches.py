@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 
 import numpy as np
@@ -78,10 +79,53 @@ def test_top_levels_fall_by_count_then_name_and_rare_ones_go() -> None:
     assert found.top(9, 2) == ["a", "b", "c"]
 
 
-def test_past_the_most_levels_the_rarest_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def partitioned(array: pa.Array, data: st.DataObject) -> list[pa.Array]:
+    """The values in another order, cut into up to six parts, some of them perhaps empty."""
+    mixed = array.take(pa.array(data.draw(st.permutations(range(len(array)))), pa.int64()))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(array)), max_size=5)))
+    return [mixed.slice(start, stop - start) for start, stop in itertools.pairwise([0, *cuts, len(array)])]
+
+
+def merged(parts: list[sketches.Sketch], data: st.DataObject) -> sketches.Sketch:
+    """The parts merged in pairs drawn at random, as a tree of any shape."""
+    parts = list(parts)
+    while len(parts) > 1:
+        one, other = (parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(2))
+        parts.append(one.merge(other))  # type: ignore[arg-type]
+    return parts[0]
+
+
+@given(st.lists(st.none() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0]), max_size=30), st.data())
+def test_any_order_layout_and_tree_of_merges_gives_the_same_numbers(values: list[float | None], data: st.DataObject) -> None:
+    array = pa.array(values, pa.float64())
+    found = merged([NumericSketch.of(part) for part in partitioned(array, data)], data)
+    assert found == NumericSketch.of(array)
+    assert json.dumps(found.to_json()) == json.dumps(NumericSketch.of(array).to_json())
+
+
+@given(st.lists(st.none() | st.sampled_from("abcdefghij"), max_size=40), st.integers(0, 10), st.integers(0, 10), st.data())
+def test_any_order_layout_and_tree_of_merges_gives_the_same_levels(
+    values: list[str | None], levels: int, characters: int, data: st.DataObject
+) -> None:
+    array = pa.array(values, pa.string())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sketches, "MAX_LEVELS", levels)
+        patch.setattr(sketches, "MAX_CHARACTERS", characters)
+        found = merged([LevelSketch.of(part) for part in partitioned(array, data)], data)
+        assert found == LevelSketch.of(array)
+        assert json.dumps(found.to_json()) == json.dumps(LevelSketch.of(array).to_json())
+    distinct = len(set(values) - {None})
+    assert found.overflowed == (distinct > min(levels, characters))
+    assert found.rows == len(values) - values.count(None)
+    assert len(found.counts) == (0 if found.overflowed else distinct)
+
+
+def test_past_the_most_levels_none_is_kept_and_all_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sketches, "MAX_LEVELS", 2)
     found = LevelSketch.of(pa.array(["a", "a", "b"])).merge(LevelSketch.of(pa.array(["c", "c", "c", None])))
-    assert (dict(found.counts), found.lost, found.nulls) == ({"c": 3, "a": 2}, 1, 1)
+    assert (dict(found.counts), found.lost, found.nulls, found.overflowed) == ({}, 6, 1, True)
+    assert LevelSketch.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert found.merge(LevelSketch.of(pa.array(["a"]))) == LevelSketch(nulls=1, lost=7)
 
 
 def test_columns_merge_by_name_and_nothing_is_neutral() -> None:
@@ -93,6 +137,7 @@ def test_columns_merge_by_name_and_nothing_is_neutral() -> None:
 
 def test_dates_count_days_and_timestamps_seconds() -> None:
     moment = dt.datetime(1970, 1, 2, 0, 0, 30, tzinfo=dt.UTC)
-    assert as_floats(pa.array([moment.date()])).tolist() == [1.0]
+    assert as_floats(pa.array([moment.date()])).tolist() == as_floats(pa.array([moment.date()], pa.date64())).tolist() == [1.0]
+    assert as_floats(pa.array([moment.replace(tzinfo=None)], pa.timestamp("ms"))).tolist() == [86_430.0]
     assert as_floats(pa.array([moment], pa.timestamp("us", "UTC"))).tolist() == [86_430.0]
     assert as_floats(pa.array([True, False])).tolist() == [1.0, 0.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from conf.errors import UsageError
 from tables import splits
 from tables.contract import Column, Contract
 from tables.rows import row_hashes
-from tables.splits import HOLDOUT, LATER, TRAIN, VALID, HashSplit, TimeSplit
+from tables.splits import HOLDOUT, LATER, TRAIN, VALID, HashSplit, TimeSplit, row_keys
 
 
 def contract(task: str = "binary", **columns: str) -> Contract:
@@ -140,3 +141,23 @@ def test_a_row_keeps_its_part_when_other_rows_come() -> None:
     split = HashSplit().fitted(keys(1000), many.column("y").combine_chunks())
     whole = split.assign(many, keys(1000), "y")
     assert (split.assign(many.slice(300, 50), keys(1000)[300:350], "y") == whole[300:350]).all()
+
+
+@given(st.lists(st.none() | st.sampled_from(["a", "b", "c"]), min_size=1, max_size=60), st.sampled_from([True, False]), st.data())
+def test_a_row_lies_on_one_side_whatever_the_order_and_layout(classes: list[str | None], stratify: bool, data: st.DataObject) -> None:
+    table = labelled(classes)
+    mixed = table.take(pa.array(data.draw(st.permutations(range(len(classes))))))
+    split = HashSplit(stratify=stratify)
+    fitted = [split.fitted(row_hashes(each, ["id"], "key"), each.column("y").combine_chunks()) for each in (table, mixed)]
+    assert fitted[0] == fitted[1]
+    cut = data.draw(st.integers(0, len(classes)))
+    pieces = [mixed.slice(0, cut), mixed.slice(cut)]
+    assigned = np.concatenate([fitted[0].assign(each, row_hashes(each, ["id"], "key"), "y") for each in pieces])
+    assert assigned.tolist() == parts(split, table)[np.asarray(mixed["id"])].tolist()
+
+
+def test_a_row_is_known_by_its_key_or_else_by_all_of_it() -> None:
+    table = pa.table({"a": [1, 1], "b": [1, 2], "y": ["x", "x"]})
+    whole = contract(a="int64", b="int64")
+    assert len(set(row_keys(table, whole))) == 2
+    assert len(set(row_keys(table, msgspec.structs.replace(whole, key=["a"])))) == 1

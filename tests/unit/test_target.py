@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.errors import UsageError
+from tables import sketches
 from tables.contract import Column, Contract
 from tables.target import Target, label_sketch, prediction_type
 
@@ -82,3 +83,16 @@ def test_the_log_scale_leads_there_and_back(values: list[float]) -> None:
     assert (plain.backward(plain.forward(y)) == y).all()
     np.testing.assert_allclose(log.backward(log.forward(y)), y, rtol=1e-9, atol=1e-9)
     assert (np.diff(log.forward(np.sort(y))) >= 0).all()
+
+
+@given(st.permutations(["nan", "a", "10", "9", "-1", "inf", "NaN", "b"]), st.integers(0, 24))
+def test_classes_have_one_order_whatever_that_of_the_rows(names: list[str], cut: int) -> None:
+    wanted, labels = contract("multiclass"), pa.array(names * 3)
+    halves = [label_sketch(wanted, part) for part in (labels.slice(0, cut), labels.slice(cut))]
+    assert Target.of(wanted, halves[1].merge(halves[0])).classes == ("-1", "9", "10", "inf", "NaN", "a", "b", "nan")  # type: ignore[arg-type]
+
+
+def test_a_label_with_too_many_values_is_refused_by_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "MAX_LEVELS", 2)
+    with pytest.raises(UsageError, match="more than"):
+        target("multiclass", pa.array(["a", "b", "c"] * 3))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tables.features import Task
-from tables.inference import Reading
+from tables.look.inference import Reading
 
 Floats = NDArray[np.float64]
 MAX_PROBED = 20_000
@@ -22,7 +22,7 @@ CHANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Probe:
+class LabelProbe:
     """The labels that columns are tried against: rows that have one, at most `MAX_PROBED`, in two halves by chance (seed 0).
 
     `y` is a class index or a number.
@@ -34,7 +34,7 @@ class Probe:
     first_half: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, task: Task, y: NDArray[Any]) -> Probe:
+    def of(cls, task: Task, y: NDArray[Any]) -> LabelProbe:
         known = np.flatnonzero(np.isfinite(y) if task == "regression" else y >= 0)
         random = np.random.default_rng(0)
         rows = known if len(known) <= MAX_PROBED else np.sort(random.choice(known, MAX_PROBED, replace=False))

@@ -11,8 +11,8 @@ from typing import Any
 from tables.casting import ColumnType
 from tables.contract import Column, Contract, Role
 from tables.features import Task
-from tables.findings import Finding
-from tables.schedule import SplitPlan
+from tables.look.findings import Finding
+from tables.look.schedule import SplitPlan
 
 MAX_BAD_FRACTION = 0.05
 

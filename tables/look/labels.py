@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from conf.errors import UsageError, some, suggest
 from tables.casting import ColumnType
 from tables.features import Task
-from tables.findings import Finding, counted, shown
-from tables.inference import Reading, read_column
+from tables.look.findings import Finding, counted, shown
+from tables.look.inference import Reading, read_column
 from tables.target import MIN_CLASS_ROWS, default_metric
 
 MIN_ROWS = 20

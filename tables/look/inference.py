@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tables.casting import ISO8601, ColumnType, cast, parse_times
 from tables.files import ungrouped
+from tables.sketches import as_floats
 
 # A null only where the rest of the column is numbers or dates; elsewhere each of these may well be a category.
 _WORDS = """? ?? - -- --- . .. * ** x na n.a. n/a nan nil none null (null) (none) <null> <na> #n/a #na #value! #div/0! #ref! missing unknown
@@ -106,23 +107,13 @@ def _read_typed(array: pa.Array) -> Reading:
         kind = "date"
     elif pa.types.is_timestamp(array.type):
         kind = "timestamp"
-    return _numbers(kind, as_values(array))
+    return _numbers(kind, as_floats(array))
 
 
 def _too_long(array: pa.Array) -> bool:
     """Whole numbers that a float cannot tell from their neighbours are ids."""
     bounds = pc.min_max(array).as_py()
     return bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > 2**53
-
-
-def as_values(array: pa.Array) -> NDArray[np.float64]:
-    """float64 [rows]; dates as days, timestamps as seconds since 1970, NaN for null."""
-    if pa.types.is_date(array.type):
-        array = array.cast(pa.date32()).cast(pa.int32())
-    scale = 1.0
-    if pa.types.is_timestamp(array.type):
-        array, scale = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()), 1e6
-    return np.asarray(array.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64) / scale
 
 
 def _numbers(kind: ColumnType, values: NDArray[np.float64], **more: Any) -> Reading:
@@ -243,12 +234,12 @@ def _as_date(text: pa.Array, weights: NDArray[np.int64], hints_date: bool) -> di
     if not _readable_enough(np.asarray(merged.is_valid(), bool), weights):
         return None
     kind: Literal["date", "timestamp"] = "timestamp" if any("%H" in p or "%I" in p or p == ISO8601 for p in formats) else "date"
-    values = as_values(merged) if kind == "timestamp" else _days(merged)
+    values = as_floats(merged) if kind == "timestamp" else _days(merged)
     return {"kind": kind, "values": values, "formats": tuple(formats), "ambiguous": _ambiguous(parsed, formats, weights)}
 
 
 def _days(times: pa.Array) -> NDArray[np.float64]:
-    return np.floor(as_values(times) / 86_400.0)
+    return np.floor(as_floats(times) / 86_400.0)
 
 
 def _shaped(text: pa.Array, shape: str, pattern: str) -> pa.Array | None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tables.findings import Finding
-from tables.inference import Reading
-from tables.labels import Label
-from tables.personal import words
+from tables.look.findings import Finding
+from tables.look.inference import Reading
+from tables.look.labels import Label
+from tables.look.personal import words
 
 TRAIN_SHARE, VALID_SHARE = 0.64, 0.16
 ALIKE = 0.2
@@ -41,7 +41,6 @@ class Group:
     groups: int
     rows_each: float
     likeness: float
-    named: bool
 
 
 def hints_date(name: str) -> bool:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tables.inference import Reading
-from tables.personal import words
+from tables.look.inference import Reading
+from tables.look.personal import words
 
 Identity = Literal["key", "unique", "group", "code", "many", "text"]
 

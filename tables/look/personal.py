@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tables.inference import Reading
+from tables.look.inference import Reading
 
 # Kinds that point at one person and teach a model nothing else.
 IDENTIFYING = ("e-mail addresses", "telephone numbers", "card numbers", "bank account numbers", "national ids")

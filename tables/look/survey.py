@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from conf.errors import UsageError
 from tables.contract import Role
-from tables.findings import Finding, counted, shown
-from tables.identity import as_category, identity, named_as_id, whole
-from tables.inference import Reading, read_column
-from tables.labels import Label, find_label, read_label
-from tables.personal import IDENTIFYING, personal_kind
-from tables.profile import MAX_BAD_FRACTION, ColumnProfile, Profile
-from tables.schedule import Group, SplitPlan, hints_date, is_calendar, plan_split, unseen_calendar
-from tables.suspects import Probe, label_likeness
+from tables.look.findings import Finding, counted, shown
+from tables.look.identity import as_category, identity, named_as_id, whole
+from tables.look.inference import Reading, read_column
+from tables.look.labels import Label, find_label, read_label
+from tables.look.personal import IDENTIFYING, personal_kind
+from tables.look.profile import MAX_BAD_FRACTION, ColumnProfile, Profile
+from tables.look.schedule import Group, SplitPlan, hints_date, is_calendar, plan_split, unseen_calendar
+from tables.look.suspects import LabelProbe, label_likeness
 
 NEAR_PERFECT, SUSPECT, ORDINARY = 0.995, 0.98, 0.9
 # So many rows without a gap make it a rule.
@@ -47,7 +47,7 @@ class _Survey:
 
     def __init__(self, table: pa.Table, label: Label, decimal_comma: bool, unreadable: int) -> None:
         self.table, self.label, self.decimal_comma, self.unreadable = table, label, decimal_comma, unreadable
-        self.probe = Probe.of(label.task, label.y)
+        self.probe = LabelProbe.of(label.task, label.y)
         self.columns: dict[str, ColumnProfile] = {}
         self.findings: list[Finding] = list(label.findings)
         self.alike: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -137,9 +137,7 @@ class _Survey:
         codes = reading if reading.is_text else as_category(reading)
         likeness = label_likeness(codes.values, self.label.y, self.label.task)
         named = named_as_id(name)
-        self.groups.append(
-            Group(name=name, groups=reading.distinct, rows_each=reading.known / reading.distinct, likeness=likeness, named=named)
-        )
+        self.groups.append(Group(name=name, groups=reading.distinct, rows_each=reading.known / reading.distinct, likeness=likeness))
         if not named and likeness < 0.2:
             return "feature", ""
         self.alike[

@@ -1,0 +1,72 @@
+"""Locks between processes, with a fencing number: who lost a lock without knowing can no longer publish under it.
+
+The number is that of Kleppmann, "How to do distributed locking" (2016): it grows with each holder, and the newest one alone may write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from cluster.store import Store, read_json, write_json
+from conf.errors import RaycycleError
+
+ASK_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to do one piece of work. `number` grows with each holder of the lock."""
+
+    file: Path
+    number: int
+
+    def check(self) -> None:
+        """Raise RaycycleError when another process has taken the work over."""
+        newest = _holder(self.file).get("number")
+        if newest != self.number:
+            raise RaycycleError(
+                "another process has taken this work over; nothing was published",
+                value=f"lease {self.number}",
+                allowed=f"the newest lease, {newest}",
+                next="run again",
+            )
+
+
+@contextlib.contextmanager
+def lease(store: Store, name: str, waiting: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the lock `name` for the length of the block; `waiting` is told once, in words, who holds it meanwhile.
+
+    The operating system frees the lock of a process that ends in any way.
+    """
+    file = store.locks / f"{name}.json"
+    lock = FileLock(store.locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting(f"waiting for {_described(_holder(file))}, which does the same work")
+        lock.acquire(poll_interval=ASK_EVERY_S)
+    try:
+        mine = Lease(file, int(_holder(file).get("number", 0)) + 1)
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "created": psutil.Process().create_time()}
+        write_json(file, {"format": 1, "number": mine.number, **me})
+        yield mine
+    finally:
+        lock.release()
+
+
+def _holder(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(file) if file.exists() else {}
+    return found
+
+
+def _described(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
