@@ -193,6 +193,13 @@ def publish(folder: Path) -> Iterator[Path]:
         raise
 
 
+def linked(folder: Path, name: Path) -> Path:
+    """`name`, made a relative link to `folder`: a short way to it for a person, that holds when the store is moved."""
+    name.unlink(missing_ok=True)
+    name.symlink_to(os.path.relpath(folder, name.parent), target_is_directory=True)
+    return name
+
+
 def exchange(one: Path, other: Path) -> None:
     """Let two folders swap names in one step (renameat2 of Linux); elsewhere in two, with the old one put back if the second fails."""
     libc = ctypes.CDLL(None, use_errno=True)

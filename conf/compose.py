@@ -144,6 +144,19 @@ def _refuse_unknown(plain: Mapping[Any, Any], shape: type[Any], prefix: str = ""
             _refuse_unknown(value, known[key], f"{prefix}{key}.")  # type: ignore[arg-type]
 
 
+def recomposed(plain: Mapping[str, Any], trees: tuple[Path, ...], typed: tuple[str, ...], root: str = "pipeline") -> Composed[Any]:
+    """The configuration that was once composed to `plain`, from a record: as objects, and checked, again."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    shape = ROOTS[root][1]
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(shape), dict(plain))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"the recorded configuration does not fit this code ({str(error).splitlines()[0]})") from None
+    return _as_objects(node, trees, {}, typed, shape)  # type: ignore[arg-type]
+
+
 def build(node: Mapping[str, Any], plugins: Iterable[str] = (), where: str = "") -> Any:
     """The object that `node` describes: its `_target_` called with its other keys.
 

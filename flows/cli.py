@@ -318,6 +318,38 @@ def report(
         answer.lines = [str(file)]
 
 
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="A run's id, or its first characters.")],
+    overrides: Settings = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage to replay.")] = None,
+    code: Annotated[
+        str, typer.Option("--code", help="recorded: the code that ran; here: today's, to see whether it gives the same.")
+    ] = "recorded",
+    env: Annotated[str, typer.Option("--env", help="here: this environment; build: a new one from the recorded lock file.")] = "here",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Replay a run and prove that every stage comes out the same."""
+    with answering("reproduce", as_json) as answer:
+        from flows import certificate
+        from flows.reproduce import refuse_different
+        from flows.reproduce import reproduce as replay
+
+        for option, value, allowed in (("--code", code, ("recorded", "here")), ("--env", env, ("here", "build"))):
+            if value not in allowed:
+                raise UsageError(f"{option} has no such choice", value=value, allowed=", ".join(allowed))
+        _, store = _platform(overrides, answer)
+        found = replay(store, run_id, _progress(quiet), until=until, code=code, env=env)
+        answer.fields |= {"run_id": found.certificate.run_id, "verdict": found.certificate.verdict, "certificate": str(found.file)}
+        answer.fields["stages"] = {stage.stage: stage.equal for stage in found.certificate.stages}
+        answer.fields["first_difference"] = (
+            dataclasses.asdict(found.certificate.first_difference) if found.certificate.first_difference else None
+        )
+        answer.lines = [*certificate.lines(found.certificate), f"certificate: {found.file}"]
+        answer.refused = refuse_different(found)
+
+
 @model_app.command("list")
 def model_list(
     name: Annotated[str | None, typer.Argument(help="A model's name; all by default.")] = None,

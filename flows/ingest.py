@@ -69,6 +69,7 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
         "path": part.path,
         "size": part.size,
         "digest": str(part.digest),
+        "sha256": part.sha256,
         "rows": batch.num_rows,
         "bad": json.dumps(Counter(checked.bad.column("_rule").to_pylist())),
         "warned": json.dumps(checked.warned),
@@ -98,7 +99,7 @@ def ingest(name: str, source: Source, contract: Contract, store: Store, progress
             rows = 0
             for summary in checked.iter_rows():
                 if summary["path"]:
-                    parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"])))
+                    parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"]), summary["sha256"]))
                 bad.update(json.loads(summary["bad"]))
                 warned.update(json.loads(summary["warned"]))
                 rows += summary["rows"]

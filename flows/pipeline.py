@@ -6,10 +6,12 @@ $ raycycle run experiment=flights
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from cluster.progress import Progress
-from cluster.store import Store
+from cluster.store import Store, linked
 from flows.deploy import deploy
 from flows.evaluate import Described, evaluate, opened
 from flows.evaluation import Evaluation
@@ -25,8 +27,8 @@ from flows.score import Scored, score_unseen
 from flows.stages import Result, Stages
 from flows.story import story_of
 from flows.sweep import Swept, sweep
+from flows.trial import Trial
 from ledger.registry import Registered, Registry
-from ledger.spool import Spool
 from ledger.stages import Cause, Kept
 
 
@@ -41,7 +43,7 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
         prepared = prepare_stage(plan, stages, ingested)
         if not plan.reaches("sweep"):
             return made
-        swept = sweep_stage(plan, stages, prepared, spool)
+        swept = sweep_stage(plan, stages, prepared, lambda trial: spool.child(trial.number, child_run(trial)))
         made.swept = swept.value
         if not plan.reaches("evaluate"):
             return made
@@ -59,7 +61,8 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
         model = champion_of(name, registry, progress) or made.version
         if plan.reaches("score") and model:
             scored = score_stage(plan, stages, ingested, prepared, model)
-            made.score_input, made.scored = scored.folder / "input", scored.value
+            made.score_input = linked(scored.folder / "input", made.folder / "score_input")
+            made.scored = replace(scored.value, output=linked(scored.folder / "scores", made.folder / "scores"))
         if plan.reaches("report"):
             page = report_stage(plan, store, stages, made, prepared)
             made.report = shutil.copyfile(page.value.file, made.folder / PAGE)
@@ -86,13 +89,11 @@ def prepare_stage(plan: Plan, stages: Stages, ingested: Result[Ingested]) -> Res
     )
 
 
-def sweep_stage(plan: Plan, stages: Stages, prepared: Result[Prepared], spool: Spool) -> Result[Swept]:
+def sweep_stage(plan: Plan, stages: Stages, prepared: Result[Prepared], on_trial: Callable[[Trial], None]) -> Result[Swept]:
     return stages.run(
         "sweep",
         {name: prepared.outputs[name] for name in ("encoder", "split", "train", "valid")},
-        lambda place: sweep(
-            prepared.value, plan.searching(), place.work, stages.progress, lambda trial: spool.child(trial.number, child_run(trial))
-        ),
+        lambda place: sweep(prepared.value, plan.searching(), place.work, stages.progress, on_trial),
         Swept.load,
     )
 

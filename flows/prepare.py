@@ -28,16 +28,11 @@ from tables.rows import row_hashes, sort_order
 from tables.rules import evaluate
 from tables.sketches import Sketch, merge, sketch
 from tables.snapshots import Snapshot, SnapshotFile
-from tables.splits import HOLDOUT, LATER, PARTS, RANKED_ROWS, TRAIN, Split, TimeSplit
+from tables.splits import HOLDOUT, LATER, PARTS, RANKED_ROWS, TRAIN, Split, TimeSplit, row_keys
 from tables.target import Target, label_sketch
 from trainers.protocol import Matrix
 
 MIN_PART_ROWS = {"train": 10, "valid": 2, "holdout": 2}
-
-
-def row_keys(table: pa.Table, contract: Contract) -> NDArray[np.uint64]:
-    """The stable key of each row: its key columns, or all its content where the contract names none."""
-    return row_hashes(table, contract.key or list(contract.columns), "key")
 
 
 def keys_and_labels(file: SnapshotFile, contract: Contract) -> tuple[NDArray[np.uint64], pa.Array]:

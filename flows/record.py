@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.code import pack
 from cluster.progress import Progress
 from cluster.store import Store
 from conf.errors import RaycycleError
@@ -41,8 +42,10 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
         seed=config.seed,
         until=plan.until,
         config=plan.composed.plain,
+        typed=list(plan.composed.typed),
         contract=plan.contract.dump(),
         code=changes.capture(SOURCE, made.folder / "code", exclude=[store.root]).plain(),
+        pack=pack(store).digest,
         environment=environment(),
         stages=[],
     )

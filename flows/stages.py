@@ -131,8 +131,7 @@ class Stages:
                     self.connect()
                     with self.cache.publishing(cause, lease, self.record.run_id) as draft:
                         self._make(draft, make, self.cache.work(cause))
-                    kept = Kept.read(self.cache.folder(cause))
-                    assert kept is not None
+                    kept = self.cache.made(cause)
         if not ran:
             why = f"unchanged since run {kept.record.run_id[:12]}"
             self.progress.seconds[stage] = time.monotonic() - started

@@ -37,7 +37,8 @@ class StageRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`runs/ID/record.json`. Times are UTC in ISO form; `code` is `ledger.changes.Changes`, whose kept files lie in `runs/ID/code/`.
 
-    `contract` is the text of the contract; `made` what a person would look for: model, version, snapshot, report, scores.
+    `typed` are the keys of the configuration that a person typed, `contract` is the text of the contract, `pack` the digest of the code
+    as workers imported it; `made` what a person would look for: model, version, snapshot, report, scores.
     """
 
     run_id: str
@@ -49,8 +50,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seed: int
     until: str
     config: dict[str, Any]
+    typed: list[str]
     contract: str
     code: dict[str, Any]
+    pack: str
     environment: dict[str, Any]
     stages: list[StageRun]
     made: dict[str, Any] = {}

@@ -132,6 +132,12 @@ class StageCache:
     def find(self, cause: Cause) -> Kept | None:
         return Kept.read(self.folder(cause))
 
+    def made(self, cause: Cause) -> Kept:
+        """What was just published."""
+        if kept := self.find(cause):
+            return kept
+        raise RaycycleError("a result that was just kept is gone", value=str(self.folder(cause)), next="run again")
+
     def all(self, stage: str) -> list[Kept]:
         """Every kept result of a stage, newest first."""
         folders = [folder for folder in self._stage(stage).glob("*") if (folder / RECORD).is_file() and not folder.name.startswith(".")]

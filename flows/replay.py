@@ -1,0 +1,174 @@
+"""Carry out the stages of a recorded run once more, beside the store that it ran in, by the code that this file belongs to.
+
+It is a process of its own, since that code may be another than the one that compares:  python -m flows.replay JOB.json
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster.progress import Progress
+from cluster.store import Store, read_json, write_atomic, write_json
+from conf.compose import recomposed
+from conf.errors import RaycycleError, UsageError, root_cause
+from flows.ingest import Ingested, ingest
+from flows.pipeline import evaluate_stage, prepare_stage, score_stage, sweep_stage
+from flows.plan import Plan, Reuse, plan
+from flows.stages import Result, Stages
+from ledger import records
+from ledger.records import Record
+from ledger.registry import Registered
+from ledger.stages import Kept
+from tables import snapshots
+from tables.rows import TableDigest
+from tables.snapshots import Snapshot, SnapshotFile
+
+REPLAYED = ("ingest", "prepare", "sweep", "evaluate", "score")
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """What to replay: the run in `record_folder` of the store `store`, up to the stage `until`, below the folder `into`."""
+
+    record_folder: str
+    store: str
+    into: str
+    until: str
+
+
+def replay(job: Job, progress: Progress) -> dict[str, Any]:
+    """Run the stages; returns what each gave, and the folder that it lies in."""
+    record, store, into = records.read(Path(job.record_folder)), Store.open(job.store), Path(job.into)
+    scratch = Store.open(into / "store")
+    planned = _planned(record, job.until, into, scratch)
+    mine = msgspec.structs.replace(record, stages=[], run_id="0" * 32)
+    stages = Stages(planned, scratch, progress, mine, into, f"sqlite:///{scratch.root / 'mlflow.db'}", lambda: None)
+    try:
+        ingested = _ingested(planned, record, store, stages)
+        if planned.reaches("prepare"):
+            prepared = prepare_stage(planned, stages, ingested)
+        if planned.reaches("sweep"):
+            swept = sweep_stage(planned, stages, prepared, lambda trial: None)
+        if planned.reaches("evaluate"):
+            evaluate_stage(planned, stages, prepared, swept, _version(store, record, _input(record, "evaluate", "champion")))
+        if planned.reaches("score") and (model := _version(store, record, _input(record, "score", "model"))):
+            score_stage(planned, stages, ingested, prepared, model)
+    finally:
+        stages.close()
+    return {"stages": [msgspec.to_builtins(stage) for stage in mine.stages]}
+
+
+def _planned(record: Record, until: str, into: Path, scratch: Store) -> Plan:
+    """The plan of the recorded run: its own configuration and contract, on this machine, with nothing released."""
+    contract = record.config["dataset"]["contract"]
+    write_atomic(into / "conf" / "contract" / f"{contract}.yaml", record.contract)
+    here = {"cluster": {"kind": "local", "address": None, "cpus": None}, "store": {"root": str(scratch.root)}, "deploy": "none"}
+    composed = recomposed({**record.config, **here}, (into / "conf",), tuple(record.typed))
+    planned = plan(composed, until, Reuse(cache=False))
+    # Only where it runs is another: what it follows from must be read from the recorded values.
+    return replace(planned, composed=replace(composed, plain=record.config))
+
+
+def _ingested(planned: Plan, record: Record, store: Store, stages: Stages) -> Result[Ingested]:
+    """The recorded snapshot as it lies, its rows digested anew; and, where the source is as it was, ingested once more from there.
+
+    The result is told by the fresh rows where there are any; later stages learn from the recorded snapshot.
+    """
+    made = record.made["snapshot"]
+    lying = snapshots.open_snapshot(store, made["name"], made["version"])
+    unverified = tuple(SnapshotFile(file.path) for file in lying.files)  # a changed cell is to be found, not only refused
+    stages.connect()
+    started = time.monotonic()
+    with stages.progress.stage("ingest", lying.rows) as bar:
+        found = _digest_of(unverified)
+        bar.advance(found.rows, "rows of the recorded snapshot digested anew")
+    held = replace(lying, files=unverified, digest=found)
+    fresh = _from_source(planned, record, stages)
+    told = fresh.snapshot if fresh else held
+    outputs = {"rows": str(told.digest), "snapshot as it lies": str(found)}
+    if fresh:
+        outputs["quarantined"] = fresh.save(_empty(Path(stages.record_folder) / "ingested"))["quarantined"]
+    stages.act("ingest", "from its source" if fresh else "its source has changed", time.monotonic() - started, outputs)
+    write_json(stages.record_folder / "snapshot.json", {"fresh": str(fresh.snapshot.folder) if fresh else "", "digest": str(told.digest)})
+    return _as_result(held, stages)
+
+
+def _from_source(planned: Plan, record: Record, stages: Stages) -> Ingested | None:
+    recorded = _input(record, "ingest", "source")
+    if recorded is None or not hasattr(planned.source, "fingerprint"):
+        return None
+    try:
+        if planned.source.fingerprint(None) != recorded:
+            return None
+    except RaycycleError:
+        return None
+    return ingest(planned.config.dataset.name, planned.source, planned.contract, stages.store, Progress(quiet=True))
+
+
+def _digest_of(files: tuple[SnapshotFile, ...]) -> TableDigest:
+    import ray
+
+    task = ray.remote(row_digest)
+    return reduce(TableDigest.__add__, ray.get([task.remote(file) for file in files]), TableDigest())
+
+
+def row_digest(file: SnapshotFile) -> TableDigest:
+    """The digest of the rows of one file, whatever its bytes are."""
+    return TableDigest.of(snapshots.read(file))
+
+
+def _as_result(snapshot: Snapshot, stages: Stages) -> Result[Ingested]:
+    """A snapshot in the place of a stage's result."""
+
+    class Given(Result[Ingested]):
+        outputs = {"rows": str(snapshot.digest)}  # type: ignore[assignment] # noqa: RUF012
+        value = Ingested(snapshot)  # type: ignore[assignment]
+
+    return Given(None, None)  # type: ignore[arg-type]
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _input(record: Record, stage: str, name: str) -> str | None:
+    found = record.stage(stage)
+    return found.inputs.get(name) if found else None
+
+
+def _version(store: Store, record: Record, digest: str | None) -> Registered | None:
+    """The recorded bundle of this digest, from the results that the store keeps; no registry is asked."""
+    if digest in (None, "none"):
+        return None
+    for folder in (store.root / "cache" / "stages").glob("*/evaluate/*"):
+        kept = Kept.read(folder)
+        if kept and kept.record.outputs["model"] == digest:
+            return Registered(record.dataset, 0, str(digest), folder / "bundle", record.run_id, True, ())
+    raise UsageError("a model that the run used is gone from the store", value=digest, next="restore it, or choose --until sweep")
+
+
+def main(job_file: Path) -> int:
+    job = msgspec.convert(read_json(job_file), Job)
+    into = Path(job.into)
+    try:
+        write_json(into / "replayed.json", replay(job, Progress()))
+    except Exception as error:
+        cause = root_cause(error)
+        known = cause if isinstance(cause, RaycycleError) else RaycycleError(f"{type(cause).__name__}: {cause}")
+        write_json(into / "replayed.json", {"error": known.as_json(), "exit_code": known.exit_code})
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    from cluster import session
+
+    session.stay_connected()
+    sys.exit(main(Path(sys.argv[1])))
