@@ -143,7 +143,7 @@ def plan(composed: Composed[RunConfig], until: str = "report", reuse: Reuse = Re
         build(config.dataset.source, config.plugins, "dataset.source"),
         split,
         found,
-        {name: build(node, config.plugins, f"gates.{name}") for name, node in config.gates.items()},
+        {name: build(node, config.plugins, f"gates.{name}") for name, node in sorted(config.gates.items())},
         until,
         reuse,
     )

@@ -90,7 +90,8 @@ def reproduce(
         )
         target = folder / FOLDER
         target.mkdir(exist_ok=True)
-        return Reproduced(made, certificate.write(made, store, target))
+        file = certificate.write(made, store, target)
+        return Reproduced(certificate.read(target, store), file)
 
 
 def refuse_different(found: Reproduced) -> RefusedError | None:

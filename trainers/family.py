@@ -83,7 +83,8 @@ def families(node: Mapping[str, Any], space: Mapping[str, str], typed: Collectio
     nodes = {str(node["_target_"]).split(".")[-2]: node} if single else {name: each for name, each in node.items() if name != "resources"}
     shared = {} if single else {kind: amount for kind, amount in (node.get("resources") or {}).items() if amount is not None}
     found = []
-    for name, each in nodes.items():
+    # By name: in which order a configuration names things is no part of what it says, and a record does not keep it.
+    for name, each in sorted(nodes.items()):
         if not isinstance(each, Mapping) or "_target_" not in each:
             raise UsageError("trainer has an entry that is no trainer", value=name, allowed="entries with a _target_")
         prefix = "" if single else f"{name}."
@@ -105,7 +106,8 @@ def _family(name: str, node: Mapping[str, Any], overrides: Mapping[str, str], fi
         if key not in known:
             raise UsageError(f"trainer {name} has no parameter{suggest(key, known)}", value=key, allowed=", ".join(known))
     default = {f.name: f.default for f in dataclasses.fields(kind.Params)}
-    space = {key: _whole(parse(f"{name}.{key}", text), default[key]) for key, text in texts.items() if key in overrides or key not in fixed}
+    searched = sorted(key for key in texts if key in overrides or key not in fixed)
+    space = {key: _whole(parse(f"{name}.{key}", texts[key]), default[key]) for key in searched}
     asked = node.get("resources") or {}
     if unknown := [key for key in asked if key not in ("cpu", "gpu")]:
         raise UsageError(
