@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.errors import RaycycleError, UsageError
+from conf.errors import RaycycleError, UsageError, root_cause
 
 FORMAT = 1
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, from Linux fcntl.h
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -180,17 +181,60 @@ def publish(folder: Path) -> Iterator[Path]:
         raise UsageError(
             f"the folder cannot be written ({error.strerror})", value=str(folder), next="choose another, or mend its rights"
         ) from None
-    draft.chmod(0o755)
     try:
-        yield draft
-        if folder.exists():
-            exchange(draft, folder)
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.replace(folder)
+        draft.chmod(0o755)
+        with writing(draft, folder):
+            yield draft
+        _take_name(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _take_name(draft: Path, folder: Path) -> None:
+    try:
+        draft.replace(folder)
+    except OSError:
+        if not folder.exists():  # else something has that name, perhaps since a moment ago
+            raise
+        exchange(draft, folder)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def drop_drafts(folder: Path) -> None:
+    """Remove what killed processes left of `folder` on its way to being published. The caller holds the lock under which it is made."""
+    draft = re.compile(re.escape(f".{folder.name}.") + r"[a-z0-9_]{8}")  # as mkdtemp ends it; of a name that goes on, it is another's
+    for left in folder.parent.glob(".*"):
+        if draft.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(place: Path, name: Path | None = None) -> Iterator[None]:
+    """Say of a full disk what was being written, how far it came and what is free; libraries that write below `place` name nothing.
+
+    `name` is what a person knows the file or folder by, where that is not `place`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error) or isinstance(root_cause(error), RaycycleError):  # that one knows better what it wrote
+            raise
+        written = sum(file.stat().st_size for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file())
+        raise RaycycleError(
+            f"could not write ({os.strerror(errno.ENOSPC)}): {written} bytes were written, {_free(place)} bytes are free",
+            value=str(name or place),
+            next="free space, then run again",
+        ) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a write failed for want of space. NumPy and safetensors give no number, only words."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_FULL.search(str(error)))
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(place if place.exists() else place.parent).free
 
 
 def linked(folder: Path, name: Path) -> Path:

@@ -13,6 +13,7 @@ from conf.diagnose import diagnosed, options
 from conf.errors import UsageError, suggest
 from conf.schema import ROOTS
 from conf.targets import resolve
+from conf.uris import redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -131,7 +132,10 @@ def _as_objects(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str]
     if not isinstance(config, shape) or not isinstance(plain, dict):
         raise UsageError(f"the configuration does not compose to a {shape.__name__}", value=type(config).__name__)
     _refuse_unknown(plain, shape)
-    return Composed(config, {str(key): value for key, value in plain.items()}, trees, typed)
+    named = {str(key): value for key, value in plain.items()}
+    if tracking := named["store"]["tracking"]:
+        named["store"]["tracking"] = redacted(tracking)  # what is written down holds no password; the objects do
+    return Composed(config, named, trees, typed)
 
 
 def _refuse_unknown(plain: Mapping[Any, Any], shape: type[Any], prefix: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -132,6 +133,28 @@ class Serve:
 
 
 @dataclass
+class Lineage:
+    """Where a run's OpenLineage events are posted beside the file in the store; a key for it is read from $OPENLINEAGE_API_KEY."""
+
+    url: str | None = None
+    namespace: str = "raycycle"
+
+    def __post_init__(self) -> None:
+        allowed = "null, or http(s)://HOST[:PORT][/PATH] without a user, a password or a query"
+        # Only the scheme is shown: the rest may hold a secret.
+        _require(self.url is None or _is_plain_url(self.url), "lineage.url", (self.url or "").partition(":")[0], allowed)
+        _require(bool(self.namespace.strip()), "lineage.namespace", self.namespace, "a name")
+
+
+def _is_plain_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not (set(text) & set("@?#\\ "))
+    except ValueError:  # a port beyond 65535, a broken IPv6 address
+        return False
+
+
+@dataclass
 class Score:
     """The table a run scores at its end: rows of the snapshot that satisfy the rule `where` (null: the rows after the holdout)."""
 
@@ -153,6 +176,7 @@ class RunConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     serve: Serve = field(default_factory=Serve)
     score: Score = field(default_factory=Score)
+    lineage: Lineage = field(default_factory=Lineage)
     deploy: str = "auto"
     seed: int = 0
     plugins: list[str] = field(default_factory=list)

@@ -118,6 +118,16 @@ def _platform(overrides: list[str] | None, answer: Answer) -> tuple[Composed[Pla
     return composed, answer.store
 
 
+def _store(overrides: list[str] | None, answer: Answer) -> Store:
+    """The store, without the half second that composing takes where nothing was told that could name another."""
+    from cluster.store import Store
+
+    if overrides or any(Path("raycycle-conf", name).exists() for name in ("store", "platform.yaml")):
+        return _platform(overrides, answer)[1]
+    answer.store = Store.open()
+    return answer.store
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -316,6 +326,47 @@ def report(
         file = report_of(store, run_id)
         answer.fields |= {"run_id": file.parent.name, "report": str(file)}
         answer.lines = [str(file)]
+
+
+@app.command()
+def runs(
+    overrides: Settings = None,
+    last: Annotated[int, typer.Option("--last", metavar="N", help="How many, the newest first.")] = 20,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Those of one dataset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The newest runs, a line each."""
+    with answering("runs", as_json) as answer:
+        from flows.runs import newest
+
+        found = newest(_store(overrides, answer), last, dataset)
+        answer.fields |= found.as_json()
+        answer.lines = found.lines()
+
+
+@app.command()
+def explain(
+    reference: Annotated[str, typer.Argument(metavar="ID", help="A run's id or its first letters, latest, flights@3, flights/2.")],
+    overrides: Settings = None,
+    graph: Annotated[
+        Path | None, typer.Option("--graph", metavar="FILE.svg", help="Where to draw it; into the run's folder by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a run, a snapshot or a model version is, where it came from, and what came of it."""
+    with answering("explain", as_json) as answer:
+        from flows.explain import explain as tell
+        from flows.explain import write_graph
+        from ledger.registry import Registry
+        from ledger.tracking import Tracking
+
+        composed, store = _platform(overrides, answer)
+        found = tell(store, Registry(Tracking(store, composed.config.store.tracking)), reference)
+        answer.fields |= found.facts
+        answer.lines = found.lines
+        file = write_graph(store, found, graph)
+        answer.fields["graph"] = str(file) if file else None
+        answer.lines = [*found.lines, *([str(file)] if file else [])]
 
 
 @app.command()

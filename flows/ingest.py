@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.progress import Progress
-from cluster.store import Store, publish, read_json, write_json
+from cluster.store import Store, drop_drafts, publish, read_json, write_json, writing
 from conf.errors import RaycycleError, UsageError
-from ledger import digests
+from ledger import digests, locks
 from tables import snapshots
 from tables.contract import Contract, check
 from tables.rows import TableDigest
@@ -64,7 +64,9 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
     checked = check(contract, batch)
     part = snapshots.write_part(folder, checked.good) if checked.good.num_rows else Part("", 0, TableDigest())
     if checked.bad.num_rows:
-        pq.write_table(checked.bad, quarantine / f"{TableDigest.of(checked.bad)}.parquet".replace(":", "-"))
+        file = quarantine / f"{TableDigest.of(checked.bad)}.parquet".replace(":", "-")
+        with writing(file):
+            pq.write_table(checked.bad, file)
     summary = {
         "path": part.path,
         "size": part.size,
@@ -78,37 +80,46 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
 
 
 def ingest(name: str, source: Source, contract: Contract, store: Store, progress: Progress) -> Ingested:
-    """Raises UsageError when the table is empty or breaks the contract beyond its budget; then no snapshot is made."""
-    quarantine = store.quarantine / name
+    """Raises UsageError when the table is empty or breaks the contract beyond its budget; then no snapshot is made.
+
+    One ingest of a table at a time: only then is a part that no version names known to be what a killed one left.
+    """
+    with locks.lease(store, f"table-{snapshots.table_folder(store, name).name}", progress.say) as lease:
+        drop_drafts(store.quarantine / name)
+        snapshots.drop_orphans(store, name)
+        try:
+            return _ingest(name, source, contract, store, lease, progress)
+        finally:
+            snapshots.drop_orphans(store, name)  # of a refused table, or of a worker that died after it wrote and was tried again
+
+
+def _ingest(name: str, source: Source, contract: Contract, store: Store, lease: locks.Lease, progress: Progress) -> Ingested:
+    quarantine, folder = store.quarantine / name, snapshots.table_folder(store, name)
     parts: list[Part] = []
     bad: Counter[str] = Counter()
     warned: Counter[str] = Counter()
-    folder = snapshots.table_folder(store, name)
-    try:
-        with progress.stage("ingest") as bar, publish(quarantine) as draft:
-            if hasattr(source, "rejected") and (rejected := source.rejected()).num_rows:
-                pq.write_table(rejected, draft / "joined-tables.parquet")
-                warned.update(f"joined {rule}" for rule in rejected.column("rule").to_pylist())
-            checked = source.read().map_batches(
-                check_and_write,  # type: ignore[arg-type]
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                fn_kwargs={"contract": contract, "folder": folder, "quarantine": draft},
-            )
-            rows = 0
-            for summary in checked.iter_rows():
-                if summary["path"]:
-                    parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"]), summary["sha256"]))
-                bad.update(json.loads(summary["bad"]))
-                warned.update(json.loads(summary["warned"]))
-                rows += summary["rows"]
-                bar.advance(summary["rows"], f"{bad.total():,} quarantined")
-            _refuse_beyond_budget(contract, rows, bad)
-            snapshot = snapshots.commit(store, name, contract.schema(), parts)
-    except BaseException:
-        snapshots.discard(store, name, parts)
-        raise
+    with progress.stage("ingest") as bar, publish(quarantine) as draft:
+        if hasattr(source, "rejected") and (rejected := source.rejected()).num_rows:
+            pq.write_table(rejected, draft / "joined-tables.parquet")
+            warned.update(f"joined {rule}" for rule in rejected.column("rule").to_pylist())
+        checked = source.read().map_batches(
+            check_and_write,  # type: ignore[arg-type]
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            fn_kwargs={"contract": contract, "folder": folder, "quarantine": draft},
+        )
+        rows = 0
+        for summary in checked.iter_rows():
+            if summary["path"]:
+                parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"]), summary["sha256"]))
+            bad.update(json.loads(summary["bad"]))
+            warned.update(json.loads(summary["warned"]))
+            rows += summary["rows"]
+            bar.advance(summary["rows"], f"{bad.total():,} quarantined")
+        _refuse_beyond_budget(contract, rows, bad)
+        lease.check()
+        snapshot = snapshots.commit(store, name, contract.schema(), parts)
     return Ingested(snapshot, dict(bad.most_common()), dict(warned), quarantine)
 
 

@@ -19,7 +19,7 @@ from flows.sweep import Swept
 from ledger.identities import token_file
 from ledger.registry import Registered
 from serve.releases import Released
-from trainers.bundle import Bundle
+from trainers import bundle
 
 
 @dataclass
@@ -62,8 +62,8 @@ def curl(made: Made, store: Store) -> str | None:
     """A command that asks the released model about one real row; None when nothing was released."""
     if made.released is None or made.version is None:
         return None
-    example = Bundle.open(made.version.folder, made.version.digest).example
-    body = json.dumps({"rows": [example]}, ensure_ascii=False)
+    row = bundle.example(made.version.folder, made.version.digest)
+    body = json.dumps({"rows": [row]}, ensure_ascii=False)
     url = made.released.url
     header = f'-H "Authorization: Bearer $(cat {shlex.quote(str(token_file(store)))})" -H "Content-Type: application/json"'
     return f"curl -s {url} {header} -d {shlex.quote(body)}"

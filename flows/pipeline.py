@@ -53,7 +53,7 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
         made.evaluation = evaluated.value
         if not plan.reaches("register"):
             return made
-        made.version = register(name, made.evaluation, champion, spool, stages)
+        made.version = register(name, made.evaluation, spool, stages)
         if plan.deploys and made.evaluation.passed and made.version:
             stages.platform()
             made.version, made.released = deploy(made.version, store, registry, progress)

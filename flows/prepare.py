@@ -64,7 +64,7 @@ def encode(
     file: SnapshotFile, contract: Contract, split: Split, encoder: Encoder, target: Target, kept: list[str]
 ) -> tuple[dict[str, Piece], int]:
     """One file by part, and how many rows were left out since their label is no known class. Judged parts keep the columns `kept`."""
-    table = snapshots.read(file)
+    table = _one_zero(snapshots.read(file))
     keys = row_keys(table, contract)
     part = split.assign(table, keys, contract.label)
     y = target.encode(table.column(contract.label).combine_chunks())
@@ -77,6 +77,14 @@ def encode(
         judged = mine.select(kept if number in (HOLDOUT, LATER) else [])
         found[name] = Piece(encoder.encode(mine), y[rows], keys[rows], content[rows], judged)
     return found, int((~usable).sum())
+
+
+def _one_zero(table: pa.Table) -> pa.Table:
+    """-0.0 as 0.0. To every hash they are one value, so which of two such rows comes first would hang on the files they lie in."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            table = table.set_column(i, field, pc.add(table.column(i), pa.scalar(0.0, field.type)))
+    return table
 
 
 def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Encode, slices: list[str], progress: Progress) -> Prepared:
@@ -117,7 +125,7 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
 
 def unseen(file: SnapshotFile, contract: Contract, split: Split, where: str | None, folder: Path) -> int:
     """Write the rows of one file that satisfy `where`, or that no model trained on, as a file of `folder`; returns how many."""
-    table = snapshots.read(file)
+    table = _one_zero(snapshots.read(file))
     if where is not None:
         rows = pc.fill_null(evaluate(where, table), False)
     else:

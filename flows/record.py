@@ -6,6 +6,7 @@ import datetime as dt
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from cluster.code import pack
@@ -13,7 +14,6 @@ from cluster.progress import Progress
 from cluster.store import Store
 from conf.errors import RaycycleError
 from conf.targets import SOURCE
-from flows.deploy import start_platform
 from flows.made import Made
 from flows.plan import Plan
 from flows.stages import Stages
@@ -54,12 +54,7 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
     tags = {"raycycle.dataset": config.dataset.name, "mlflow.user": record.environment["who"]}
     spool = Spool(tracking, config.dataset.name, f"{config.dataset.name}-{started:%Y%m%d-%H%M%S}", tags, progress.say, run_id)
 
-    def before_ray() -> None:
-        spool.begin()
-        if plan.deploys:
-            start_platform(store, progress, config.serve.port, config.cluster.cpus)
-
-    stages = Stages(plan, store, progress, record, made.folder, tracking.uri, before_ray)
+    stages = Stages(plan, store, progress, record, made.folder, tracking.uri, spool.begin, partial(found, made))
     status: Status = "FINISHED"
     try:
         with spool:
@@ -75,6 +70,9 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
                 _log(spool, plan, made, records.write(record, made.folder))
     finally:
         stages.close()
+        from ledger.lineage import emit  # imports slowly, and nothing waits for it
+
+        emit(record, made.folder, config.lineage.url, progress.say, config.lineage.namespace)
 
 
 def _log(spool: Spool, plan: Plan, made: Made, record: Any) -> None:
@@ -103,6 +101,8 @@ def found(made: Made) -> dict[str, Any]:
     if made.swept:
         what |= {"trainer": made.swept.best.family, "metric": made.swept.metric}
     if made.evaluation:
+        if made.swept:
+            what["value"] = made.evaluation.holdout.metrics.get(made.swept.metric)
         what |= {"bundle": made.evaluation.digest, "against": made.evaluation.champion_name, "passed": made.evaluation.passed}
     if made.version:
         what |= {"model": made.version.name, "version": made.version.version}

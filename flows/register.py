@@ -25,15 +25,16 @@ def champion_of(name: str, registry: Registry, progress: Progress) -> Registered
     return found.version
 
 
-def register(name: str, evaluation: Evaluation, champion: Registered | None, spool: Spool, stages: Stages) -> Registered | None:
+def register(name: str, evaluation: Evaluation, spool: Spool, stages: Stages) -> Registered | None:
     """The evaluated bundle as the next version of model `name`; the same bytes again are the version that is there.
 
     None when tracking is down: the spool registers it when it answers again.
     """
     started = time.monotonic()
-    if champion and champion.digest == evaluation.digest:
-        stages.progress.note("register", f"{champion} is this very model")
-        made: Registered | None = champion
+    known = Registry(spool.tracking).known_now(name, evaluation.digest)
+    if known:
+        stages.progress.note("register", f"{known} is this very model")
+        made: Registered | None = known
     else:
         with stages.progress.stage("register") as bar:
             described = evaluation.bundle / "MLmodel"

@@ -26,7 +26,7 @@ from tables import formats
 from tables.casting import cast
 from tables.contract import Contract, check_features
 from tables.files import Files
-from tables.rows import TableDigest
+from tables.rows import TableDigest, row_hashes
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
 
@@ -216,7 +216,7 @@ def score_unseen(model: Registered, rows: Path, output: Path, keep: list[str], b
 def judged_by(scored: Scored, by: str, bundle: Bundle) -> dict[str, dict[str, float]]:
     """Metrics of scored rows whose label was kept, by the value of the column `by`."""
     label, target = bundle.contract.label, bundle.target
-    table = pyarrow.dataset.dataset(scored.output, format="parquet").to_table()
+    table = _in_canonical_order(pyarrow.dataset.dataset(scored.output, format="parquet").to_table())
     if not {label, by} <= set(table.column_names):
         raise RaycycleError("the scores do not hold the label and the group", value=[label, by], next=f"score.keep=[{label},{by}]")
     y = target.encode(table.column(label).combine_chunks())
@@ -232,3 +232,9 @@ def judged_by(scored: Scored, by: str, bundle: Bundle) -> dict[str, dict[str, fl
         if rows.any():
             found[group] = {"rows": float(rows.sum()), **metrics_of(target.task, y[rows], predicted[rows], bundle.manifest.threshold)}
     return found
+
+
+def _in_canonical_order(scores: pa.Table) -> pa.Table:
+    """Parts come in an order of chance, and a mean of floats hangs on the order in which they are added up."""
+    content = [name for name in scores.column_names if name != "model_version"]
+    return scores.take(pa.array(np.argsort(row_hashes(scores, content), kind="stable")))

@@ -16,12 +16,13 @@ import yaml
 from cluster.progress import Progress
 from cluster.session import connect
 from cluster.store import Store
+from flows.deploy import start_platform
 from flows.plan import Plan
 from ledger import records
 from ledger.code import used_by
+from ledger.places import refuse_shared_sqlite
 from ledger.records import Record, StageRun
 from ledger.stages import Cause, Draft, Kept, StageCache, flat
-from ledger.tracking import refuse_shared_sqlite
 
 # The keys of the configuration that a stage reads: any other may change without making it run again.
 READS = {
@@ -81,8 +82,10 @@ class Stages:
     record: Record
     record_folder: Path
     tracking_uri: str
-    before: Callable[[], None]
+    begin: Callable[[], None]
+    found: Callable[[], dict[str, Any]] = dict
     _met: bool = False
+    _up: bool = False
     _connection: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @cached_property
@@ -141,7 +144,11 @@ class Stages:
 
     def act(self, stage: str, why: str, seconds: float, outputs: dict[str, str], ran: bool = True) -> None:
         """Record a stage that acts on the world, and so is not kept: a registration, a release."""
-        self.record.stages.append(StageRun(stage=stage, ran=ran, why=why, seconds=round(seconds, 3), outputs=outputs))
+        self._record(StageRun(stage=stage, ran=ran, why=why, seconds=round(seconds, 3), outputs=outputs))
+
+    def _record(self, stage: StageRun) -> None:
+        self.record.stages.append(stage)
+        self.record.made = self.found()
         records.write(self.record, self.record_folder)
 
     def connect(self) -> None:
@@ -149,7 +156,9 @@ class Stages:
         if self._met:
             return
         self._met = True
-        self.before()
+        self.begin()
+        if self.plan.deploys:
+            self.platform()
         config = self.plan.config
         self._connection.enter_context(connect(self.store, config.cluster.address, num_cpus=config.cluster.cpus))
         import ray
@@ -157,9 +166,11 @@ class Stages:
         refuse_shared_sqlite(self.tracking_uri, {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}, self.store.root)
 
     def platform(self) -> None:
-        """Have the platform up, for a stage that needs its endpoint."""
-        if not self._met:
-            self.before()
+        """Have the store's platform up: the Ray that a run with a release works on, and the endpoint that it releases to."""
+        if not self._up:
+            self._up = True
+            config = self.plan.config
+            start_platform(self.store, self.progress, config.serve.port, config.cluster.cpus)
 
     def close(self) -> None:
         self._connection.close()
@@ -192,7 +203,7 @@ class Stages:
 
     def _note(self, kept: Kept, ran: bool, why: str, seconds: float) -> None:
         made = kept.record
-        self.record.stages.append(
+        self._record(
             StageRun(
                 stage=made.stage,
                 ran=ran,
@@ -206,4 +217,3 @@ class Stages:
                 resources=made.resources,
             )
         )
-        records.write(self.record, self.record_folder)

@@ -8,16 +8,17 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from conf.errors import some
-from conf.targets import SOURCE
-from ledger.changes import FORMATS, REDACTED, SECRET_NAME, URL_PASSWORD
 from ledger.digests import lock_digest
+from ledger.redaction import FORMATS, REDACTED, SECRET_NAME, URL_PASSWORD
 
 # These decide how many threads a sum is split over, and so its last bits.
 THREAD_VARIABLES = (
@@ -29,9 +30,8 @@ _PAIR = re.compile(r"(([\w.\-]+)[\"']?[:=][ ]*)([^\s,{}\[\]<>/]+)")  # inside an
 
 
 def environment() -> dict[str, Any]:
-    """JSON-ready facts: code, lock digest, distributions, Python, system, processors, memory, thread variables, who and the command."""
+    """JSON-ready facts: lock digest, distributions, Python, system, processors, memory, thread variables, who, the command, the process."""
     return {
-        "code": code_version(SOURCE),
         "lock_digest": lock_digest(),
         "distributions": installed(),
         "python": platform.python_version(),
@@ -45,7 +45,13 @@ def environment() -> dict[str, Any]:
         "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         "who": f"{_user()}@{platform.node()}",
         "command": without_secrets(sys.argv),
+        "process": process(),
     }
+
+
+def process() -> dict[str, Any]:
+    """Who this process is on this host, in a way that no later process with its number can be taken for it."""
+    return {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
 
 
 def compare(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -137,23 +143,6 @@ def without_secrets(words: Iterable[str]) -> list[str]:
 def _names_secret(key: str) -> bool:
     last = key.rsplit(".", 1)[-1].lower()
     return bool(SECRET_NAME.search(key)) or last.endswith("key")
-
-
-def code_version(folder: Path) -> dict[str, Any]:
-    """The commit that `folder` stands at, and which files differ from it (their names alone: a difference may hold secrets)."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "changed": []}
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=normal") or ""
-    return {"commit": commit, "changed": sorted(line[3:] for line in changed.splitlines())}
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 def _memory_gib() -> float | None:

@@ -6,14 +6,12 @@ The number is that of Kleppmann, "How to do distributed locking" (2016): it grow
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from cluster.store import Store, read_json, write_json
@@ -24,19 +22,20 @@ ASK_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to do one piece of work. `number` grows with each holder of the lock."""
+    """The right to do one piece of work. `number` grows with each holder of the lock; `token` is this holder's alone."""
 
     file: Path
     number: int
+    token: str
 
     def check(self) -> None:
         """Raise RaycycleError when another process has taken the work over."""
-        newest = _holder(self.file).get("number")
-        if newest != self.number:
+        newest = _holder(self.file)
+        if newest.get("token") != self.token:  # not the number: it begins anew where a person removed the file
             raise RaycycleError(
                 "another process has taken this work over; nothing was published",
                 value=f"lease {self.number}",
-                allowed=f"the newest lease, {newest}",
+                allowed=f"the newest lease, {newest.get('number')} of {_described(newest)}",
                 next="run again",
             )
 
@@ -55,9 +54,9 @@ def lease(store: Store, name: str, waiting: Callable[[str], None]) -> Iterator[L
         waiting(f"waiting for {_described(_holder(file))}, which does the same work")
         lock.acquire(poll_interval=ASK_EVERY_S)
     try:
-        mine = Lease(file, int(_holder(file).get("number", 0)) + 1)
+        mine = Lease(file, int(_holder(file).get("number", 0)) + 1, uuid.uuid4().hex)
         me = {"pid": os.getpid(), "host": socket.gethostname(), "created": psutil.Process().create_time()}
-        write_json(file, {"format": 1, "number": mine.number, **me})
+        write_json(file, {"format": 1, "number": mine.number, "token": mine.token, **me})
         yield mine
     finally:
         lock.release()

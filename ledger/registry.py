@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from cluster.store import read_json, safe_name, write_json
 from conf.errors import RaycycleError, UsageError, suggest
-from ledger.tracking import RUN_TAG, Tracking, TrackingDown, local_path, pages, redacted
+from conf.uris import redacted
+from ledger.tracking import RUN_TAG, Tracking, TrackingDown, local_path, pages
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -128,15 +129,26 @@ class Registry:
         return name
 
     def champion(self, name: str) -> Registered | None:
+        return self.by_alias(name, CHAMPION)
+
+    def by_alias(self, name: str, alias: str) -> Registered | None:
         with self._tracking.asking() as client:
             from mlflow.exceptions import MlflowException
 
             try:
-                return _as_registered(client.get_model_version_by_alias(safe_name("model", name), CHAMPION))
+                return _as_registered(client.get_model_version_by_alias(safe_name("model", name), alias))
             except MlflowException as error:  # no such model, or no such alias
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 return None
+
+    def known_now(self, name: str, digest: str) -> Registered | None:
+        """The champion or candidate with this digest, by the memo alone: None says nothing."""
+        memo = self._memo()
+        if not memo or not memo["signature"] or memo["signature"] != self._signature():
+            return None
+        found = [_from_json(each) for kind in ("champions", "candidates") if (each := memo[kind].get(name))]
+        return next((version for version in found if version and version.digest == digest), None)
 
     def champion_now(self, name: str) -> Champion:
         """The champion by the memo where nothing has changed since it was written (no MLflow import), else by the registry.
@@ -163,14 +175,14 @@ class Registry:
     def remember(self) -> None:
         """Write down the champions, for the commands that follow. That fails in silence: the memo only saves time."""
         with contextlib.suppress(Exception), FileLock(self._store.locks / "memo.lock", timeout=10):
-            before, champions = self._signature(), self._champions()
+            before, known = self._signature(), {f"{alias}s": self._aliased(alias) for alias in (CHAMPION, CANDIDATE)}
             # A change by another process meanwhile: what was read is old already, so it is kept but not believed.
             signature = before if before == self._signature() else None
-            memo = {"format": FORMAT, "tracking": redacted(self._tracking.uri), "signature": signature, "champions": champions}
+            memo = {"format": FORMAT, "tracking": redacted(self._tracking.uri), "signature": signature, **known}
             write_json(self._store.root / "registry.json", memo)
 
-    def _champions(self) -> dict[str, Any]:
-        return {name: asdict(found) | {"folder": str(found.folder)} for name in self.names() if (found := self.champion(name))}
+    def _aliased(self, alias: str) -> dict[str, Any]:
+        return {name: asdict(found) | {"folder": str(found.folder)} for name in self.names() if (found := self.by_alias(name, alias))}
 
     def _memo(self) -> dict[str, Any] | None:
         try:

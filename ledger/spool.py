@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from cluster.processes import is_alive
 from cluster.store import Store, write_atomic
 from conf.errors import RaycycleError
+from ledger.environment import process
 from ledger.registry import CANDIDATE, Registered, Registry
 from ledger.tracking import MAX_PARAM_CHARS, RUN_TAG, TRIAL_TAG, ChildRun, Tracking
 
@@ -64,7 +64,7 @@ class Spool:
 
     def begin(self) -> None:
         """Apply entries from now on. A run in which nothing was made never begins: it is told by the next command that opens MLflow."""
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
 
     def __enter__(self) -> Spool:
@@ -116,7 +116,7 @@ class Spool:
 
     def _close(self) -> None:
         """Wait for the thread as long as tracking answers, at most `DRAIN_S`, and say what is left."""
-        if not self._thread.ident:
+        if self._thread.ident is None:
             self._file.append({"op": "left", "time": time.time()})
             return
         with self._changed:
@@ -233,8 +233,7 @@ class SpoolFile:
 
     @classmethod
     def create(cls, store: Store, run_id: str) -> SpoolFile:
-        process = psutil.Process()
-        owner = {"op": "owner", "format": FORMAT, "pid": process.pid, "created": process.create_time(), "host": socket.gethostname()}
+        owner = {"op": "owner", "format": FORMAT, **process()}
         return cls(write_atomic(_folder(store) / f"{run_id}.jsonl", json.dumps(owner) + "\n"))
 
     def append(self, entry: Entry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cluster.store import Store, publish, read_json, safe_name, write_json
+from cluster.store import Store, drop_drafts, publish, read_json, safe_name, write_json
 from conf.errors import RaycycleError
 from ledger import digests, locks
 from ledger.code import UsedCode
@@ -37,14 +38,15 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return digests.of_value(msgspec.to_builtins(self))[:32]
 
     def difference(self, earlier: Cause) -> str:
-        """The first thing that is not as it was, in words: inputs, then configuration, then code."""
-        for name in self.inputs | earlier.inputs:
-            if self.inputs.get(name) != earlier.inputs.get(name):
-                return f"input {name} changed"
-        for name in sorted(self.config | earlier.config):
-            if self.config.get(name) != earlier.config.get(name):
-                return f"config {name} {_shown(earlier.config.get(name))} -> {_shown(self.config.get(name))}"
-        return UsedCode(self.modules, self.libraries).difference(UsedCode(earlier.modules, earlier.libraries)) or "nothing changed"
+        """What is not as it was, in words: the first of the inputs, of the configuration, and of the code and libraries."""
+        inputs = (name for name in sorted(self.inputs | earlier.inputs) if self.inputs.get(name) != earlier.inputs.get(name))
+        config = (name for name in sorted(self.config | earlier.config) if self.config.get(name) != earlier.config.get(name))
+        said = [f"input {name} changed" for name in itertools.islice(inputs, 1)]
+        said += [
+            f"config {name} {_shown(earlier.config.get(name))} -> {_shown(self.config.get(name))}" for name in itertools.islice(config, 1)
+        ]
+        code = UsedCode(self.modules, self.libraries).difference(UsedCode(earlier.modules, earlier.libraries))
+        return "; ".join([*said, *([code] if code else [])]) or "nothing changed"
 
     def but(self, name: str) -> Cause:
         """The same cause without one of its inputs."""
@@ -153,8 +155,7 @@ class StageCache:
     def making(self, cause: Cause) -> Iterator[locks.Lease]:
         """The right to make the result of `cause`, held by one process at a time; what a killed one left of its draft is removed."""
         with locks.lease(self.store, f"stage-{cause.key}", self.say) as lease:
-            for left in self._stage(cause.stage).glob(f".{cause.key}.*"):
-                shutil.rmtree(left, ignore_errors=True)
+            drop_drafts(self.folder(cause))
             yield lease
 
     @contextlib.contextmanager
@@ -163,7 +164,11 @@ class StageCache:
         started = dt.datetime.now(dt.UTC)
         with publish(self.folder(cause)) as folder:
             draft = Draft(folder)
-            yield draft
+            try:
+                yield draft
+            except FileNotFoundError:
+                lease.check()  # who took the work over removed this draft: that is what is to be told
+                raise
             record = StageRecord(
                 stage=cause.stage,
                 cause=cause,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import queue
-import re
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,21 +16,18 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock, Timeout
 
 from cluster.store import Store
-from conf.errors import RaycycleError, UsageError
+from conf.errors import RaycycleError
+from conf.uris import redacted
+from ledger import places
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-    from sqlalchemy import Engine
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_PARAM_CHARS = 500
 RUN_TAG, TRIAL_TAG, PARENT_TAG = "raycycle.run", "raycycle.trial", "mlflow.parentRunId"
-PROBE_S, BUSY_S, OPEN_S = 2, 20, 300
+OPEN_S = 300
 _ADVISORY_LOCK = 0x7261796379636C65  # "raycycle" in ASCII
-_NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|9p|ceph|glusterfs|lustre|beegfs|gpfs|afs|ocfs2|gfs2|panfs|orangefs|"
-    r"fuse\.(sshfs|ceph(-fuse)?|glusterfs|s3fs|gcsfuse|rclone|juicefs|davfs2?|beegfs|moosefs|mfs|blobfuse2?|goofys|mount-s3)"
-)
 
 
 class TrackingDown(RaycycleError):
@@ -61,7 +54,7 @@ class Tracking:
     """
 
     def __init__(self, store: Store, uri: str | None = None) -> None:
-        self.store, self.uri = store, _normal(uri, store)
+        self.store, self.uri = store, places.normal(uri, store)
         self._lock = threading.RLock()
         self._client: MlflowClient | None = None
 
@@ -86,18 +79,12 @@ class Tracking:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file, where the store is SQLite."""
-        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0]) if self.uri.startswith("sqlite:") else None
+        return places.sqlite_file(self.uri)
 
     def probe(self) -> None:
         """Raise TrackingDown unless the store answers within about two seconds; MLflow itself would retry for minutes, and import first."""
         try:
-            if self.sqlite_file:
-                _probe_sqlite(self.sqlite_file)
-            elif self.uri.startswith("postgresql"):
-                with _engine(self.uri).connect() as connection:
-                    connection.exec_driver_sql("select 1")
-            else:
-                _probe_server(self.uri)
+            places.probe(self.uri)
         except Exception as error:
             raise self._down(error) from None  # the cause may print what it connected with
 
@@ -211,7 +198,7 @@ class Tracking:
         """One process at a time, for SQLite in this store, for PostgreSQL on all hosts; raises TrackingDown when the store is down."""
         if self.uri.startswith("postgresql"):
             self.probe()
-            with _engine(self.uri).connect() as connection:
+            with places.engine(self.uri).connect() as connection:
                 try:
                     connection.exec_driver_sql(f"set lock_timeout = '{OPEN_S}s'")
                     connection.exec_driver_sql(f"select pg_advisory_lock({_ADVISORY_LOCK})")
@@ -230,40 +217,10 @@ class Tracking:
     def _down(self, error: Exception) -> TrackingDown:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return TrackingDown(
-            f"tracking does not answer ({_without_password(reason, self.uri)})",
+            f"tracking does not answer ({places.without_password(reason, self.uri)})",
             value=redacted(self.uri),
             next="start the database, or set store.tracking; what runs told meanwhile is kept and replayed",
         )
-
-
-class ChildWriter:
-    """Logs child runs from one background thread, so that the loop which makes them never waits for a database."""
-
-    def __init__(self, tracking: Tracking, parent: str) -> None:
-        self._tracking, self._parent = tracking, parent
-        self._waiting: queue.Queue[ChildRun | None] = queue.Queue()
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._drain, name="tracking", daemon=True)
-
-    def __enter__(self) -> ChildWriter:
-        self._thread.start()
-        return self
-
-    def put(self, run: ChildRun) -> None:
-        self._waiting.put(run)
-
-    def __exit__(self, *_: object) -> None:
-        self._waiting.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _drain(self) -> None:
-        while (run := self._waiting.get()) is not None:
-            try:
-                self._tracking.child(self._parent, run)
-            except Exception as error:  # kept for the thread that waits for us
-                self._error = self._error or error
 
 
 def pages(search: Callable[..., Any]) -> list[Any]:
@@ -280,90 +237,6 @@ def local_path(uri: str) -> Path:
     return Path(unquote(urlparse(uri).path))
 
 
-def redacted(uri: str) -> str:
-    """The URI as it may be shown: with `***` for a password or token, wherever it stands."""
-    uri = re.sub(r"://([^:/@?]*):.*@", r"://\1:***@", uri)
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", r"\1***", uri)
-
-
-def refuse_shared_sqlite(uri: str | None, hosts: Collection[str], root: Path, mounts: Path = Path("/proc/mounts")) -> None:
-    """Raise UsageError when tracking is SQLite (null: in the store) where its locks do not hold: Ray on several hosts, a network disk."""
-    if uri is not None and not uri.startswith("sqlite:"):
-        return
-    folder = root if uri is None else Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent
-    kind = _file_system(folder, mounts)
-    if len(set(hosts)) > 1:
-        reason, value = "SQLite cannot track a Ray cluster of several hosts", f"{len(set(hosts))} hosts"
-    elif _NETWORK.fullmatch(kind):
-        reason, value = f"SQLite's locks do not hold on a network file system ({kind})", str(folder)
-    else:
-        return
-    raise UsageError(
-        reason,
-        value=value,
-        allowed="store.tracking=postgresql+psycopg://USER@HOST/DATABASE, or https:// of an MLflow server",
-        next="createdb mlflow; export RAYCYCLE_TRACKING=postgresql+psycopg://USER@HOST/mlflow; raycycle run store=tracked ...",
-    )
-
-
-def _file_system(folder: Path, mounts: Path) -> str:
-    """The type of the file system that `folder` lies on; empty where the system does not say."""
-    place, best, kind = folder.resolve(), Path(), ""
-    with contextlib.suppress(OSError):
-        for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            _, point, found, *_ = [*line.split(), "", "", ""]
-            # Spaces and the like are written in octal; the last mount on a point hides those before it.
-            at = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point))
-            if place.is_relative_to(at) and len(at.parts) >= len(best.parts):
-                best, kind = at, found
-    return kind
-
-
-def _normal(uri: str | None, store: Store) -> str:
-    """The URI as MLflow takes it: absolute paths, psycopg 3, and no wait on a dead host longer than some seconds."""
-    if uri is None:
-        return f"sqlite:///{store.root / 'mlflow.db'}?timeout={BUSY_S}"
-    if uri.startswith("sqlite:///"):
-        file, _, options = uri.removeprefix("sqlite:///").partition("?")
-        return f"sqlite:///{Path(file).absolute()}?{options or f'timeout={BUSY_S}'}"
-    if re.match(r"postgresql(\+psycopg)?://", uri):
-        rest = uri.partition("://")[2]
-        waits = [f"{key}={value}" for key, value in {"connect_timeout": 5, "tcp_user_timeout": 10_000}.items() if f"{key}=" not in rest]
-        return f"postgresql+psycopg://{rest}" + (("&" if "?" in rest else "?") + "&".join(waits) if waits else "")
-    if re.match(r"https?://", uri):
-        return uri.rstrip("/")
-    raise UsageError(
-        "store.tracking has an unknown scheme",
-        value=uri.partition(":")[0],
-        allowed="null, sqlite:///FILE, postgresql+psycopg://..., http://..., https://...",
-    )
-
-
-def _probe_sqlite(file: Path) -> None:
-    # Never by `open`: closing any handle of the file would drop the locks that SQLite holds on it in this process.
-    with contextlib.closing(sqlite3.connect(file, timeout=PROBE_S, isolation_level=None)) as connection:
-        connection.execute("begin immediate")
-        connection.execute("rollback")
-
-
-def _probe_server(uri: str) -> None:
-    import urllib.error
-    import urllib.request
-
-    address = re.sub(r"://.*@", "://", uri)  # the health page needs no user
-    try:
-        urllib.request.urlopen(f"{address}/health", timeout=PROBE_S).close()  # noqa: S310 (the scheme was checked)
-    except urllib.error.HTTPError as error:  # it answers, and whether it lets us in is for MLflow to find out
-        if error.code >= 500:
-            raise
-
-
-def _engine(uri: str) -> Engine:
-    import sqlalchemy
-
-    return sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": PROBE_S})
-
-
 def _prepare_environment() -> None:
     """What MLflow reads: no telemetry leaves the machine, nothing is printed, and a server that is down is not asked for minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -376,13 +249,6 @@ def _prepare_environment() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # It prints the traceback of every failed statement, which the spool retries.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
-
-def _without_password(text: str, uri: str) -> str:
-    found = re.search(r"://[^:/@?]*:(.*)@", uri)
-    for secret in {found[1], unquote(found[1])} - {""} if found else set():
-        text = text.replace(secret, "***")
-    return text
 
 
 def _millis(seconds: float | None) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.store import Store, safe_name
+from cluster.store import Store, safe_name, writing
 from conf.errors import RaycycleError, UsageError
 from ledger.digests import of_file
 from tables.rows import TableDigest
 
 _DIGEST, _FILES = "raycycle.digest", "raycycle.files"
+_PART = re.compile(r"part-[0-9a-f]{32}\.parquet")  # as `write_part` names them, and nobody else
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,11 @@ def write_part(folder: Path, rows: pa.Table) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
     path = f"part-{uuid.uuid4().hex}.parquet"
     try:
-        pq.write_table(rows, folder / path, compression="zstd")
-    except OSError as error:
+        with writing(folder / path):
+            pq.write_table(rows, folder / path, compression="zstd")
+    except BaseException:
         (folder / path).unlink(missing_ok=True)
-        raise RaycycleError(
-            f"could not write the snapshot ({error})", value=str(folder / path), next="free space, then run again"
-        ) from error
+        raise
     return Part(path, (folder / path).stat().st_size, TableDigest.of(rows), of_file(folder / path))
 
 
@@ -134,6 +135,24 @@ def discard(store: Store, name: str, parts: Sequence[Part]) -> None:
     """Remove written parts that will not be committed."""
     for part in parts:
         (table_folder(store, name) / part.path).unlink(missing_ok=True)
+
+
+def drop_orphans(store: Store, name: str) -> int:
+    """Remove the parts that no version of the table names, old ones included; returns how many. The caller holds the table's lock."""
+    folder = table_folder(store, name)
+    named = _named(folder / "_delta_log")
+    orphans = [file for file in folder.glob("part-*.parquet") if _PART.fullmatch(file.name) and file.name not in named]
+    for file in orphans:
+        file.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def _named(log: Path) -> set[str]:
+    """Every file that the table's log ever added or removed; checkpoints tell of commits whose own file was cleared away."""
+    told = [json.loads(line) for file in log.glob("*.json") for line in file.read_text(encoding="utf-8").splitlines()]
+    for checkpoint in log.glob("*.checkpoint*.parquet"):
+        told += pq.read_table(checkpoint, columns=["add", "remove"]).to_pylist()
+    return {unquote(action[kind]["path"]) for action in told for kind in ("add", "remove") if action.get(kind)}
 
 
 def open_snapshot(store: Store, name: str, version: int | None = None) -> Snapshot:

@@ -126,14 +126,12 @@ class Bundle:
     @cached_property
     def golden(self) -> pa.Table:
         """A few contract rows of the holdout, with the scores that the model gave them when it was new in `_scores`."""
-        with pa.ipc.open_file(self.folder / "golden.arrow") as reader:
-            return reader.read_all()
+        return _golden(self.folder)
 
     @cached_property
     def example(self) -> dict[str, Any]:
         """One valid row as JSON values."""
-        row = self.golden.select(self.contract.features).slice(0, 1).to_pylist()[0]
-        return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
+        return _example(self.folder, self.contract)
 
     def check_golden(self) -> None:
         """Raise RaycycleError when the golden rows no longer give the golden scores."""
@@ -143,6 +141,22 @@ class Bundle:
         if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=tolerance, atol=tolerance):
             worst = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else got.shape
             raise RaycycleError("golden predictions do not match", value=worst, allowed=f"a difference of at most {tolerance:g}")
+
+
+def example(folder: Path, digest: str) -> dict[str, Any]:
+    """One valid row of the bundle in `folder`, as JSON values, without loading its model."""
+    _verified(folder, digest)
+    return _example(folder, Contract.load(folder / "contract.yaml"))
+
+
+def _golden(folder: Path) -> pa.Table:
+    with pa.ipc.open_file(folder / "golden.arrow") as reader:
+        return reader.read_all()
+
+
+def _example(folder: Path, contract: Contract) -> dict[str, Any]:
+    row = _golden(folder).select(contract.features).slice(0, 1).to_pylist()[0]
+    return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
 
 
 def _verified(folder: Path, wanted: str | None) -> tuple[str, Manifest]:

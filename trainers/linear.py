@@ -104,7 +104,7 @@ class Linear:
         with warnings.catch_warnings(), threadpool_limits(context.threads):
             warnings.simplefilter("ignore")  # "did not converge" after max_iterations is a choice here, not a fault
             coef, intercept = solve(design, train.y, params, context)
-        coef, intercept = _centred(coef, intercept, np.asarray(design.mean(axis=0)).ravel(), levels)
+            coef, intercept = _centred(coef, intercept, np.asarray(design.mean(axis=0)).ravel(), levels)
         fitted = FittedLinear(context.task, levels, coef, intercept, mean, scale)
         context.report(1.0, lambda: fitted.predict((valid or train).x))
         return fitted

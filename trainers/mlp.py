@@ -70,11 +70,7 @@ class FittedMlp:
 
     def contributions(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Slope times distance from the mean training input: a first-order answer, so it need not add up to the raw score."""
-        import torch
-
-        rows = torch.from_numpy(np.ascontiguousarray(x))
-        moved = self.network.gradient_times_distance(rows, torch.from_numpy(self.network.raw(x).argmax(axis=1)))
-        return moved.double().numpy() * self.target[1]
+        return self.network.gradient_times_distance(x) * self.target[1]
 
     def save(self, folder: Path) -> None:
         arrays = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -88,13 +88,26 @@ class Network(nn.Module):
 
     @torch.inference_mode()
     def raw(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Raw scores [rows, outputs], always computed in full blocks by one thread, which is also the fastest on so small a net."""
+        """Raw scores [rows, outputs]."""
+        return self._in_blocks(self, x, self.outputs)
+
+    def gradient_times_distance(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[rows, features]: the slope of each row's largest output, times the row's distance from the mean input."""
+        return self._in_blocks(self._slopes, x, x.shape[1])
+
+    def _in_blocks(self, function: Callable[[torch.Tensor], torch.Tensor], x: NDArray[np.float32], width: int) -> NDArray[np.float64]:
+        """`function` of all rows, always computed in full blocks by one thread, which is also the fastest on so small a net."""
         padded = np.zeros((-(-len(x) // BLOCK) * BLOCK, x.shape[1]), dtype=np.float32)
         padded[: len(x)] = x
         with threads(1):
-            blocks = [self(block).cpu() for block in torch.from_numpy(padded).to(self.lower.device).split(BLOCK)] if len(x) else []
-        empty = torch.empty(0, self.outputs)
-        return torch.cat([empty, *blocks])[: len(x)].double().numpy()
+            blocks = [function(block).cpu() for block in torch.from_numpy(padded).to(self.lower.device).split(BLOCK)] if len(x) else []
+        return torch.cat([torch.empty(0, width), *blocks])[: len(x)].double().numpy()
+
+    def _slopes(self, x: torch.Tensor) -> torch.Tensor:
+        inputs = self.inputs(x).detach().requires_grad_()
+        chosen = self.dense(inputs).max(dim=1).values.sum()
+        (slope,) = torch.autograd.grad(chosen, inputs)
+        return torch.zeros(x.shape, device=x.device).index_add_(1, self.owners, slope * (inputs.detach() - self.centre))
 
     @torch.no_grad()
     def find_centre(self, x: torch.Tensor) -> None:
@@ -103,10 +116,3 @@ class Network(nn.Module):
         for block in x.split(8192):
             total += self.inputs(block).sum(dim=0, dtype=torch.float64)
         self.centre.copy_(total / len(x))
-
-    def gradient_times_distance(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """[rows, features]: the slope of each row's chosen output, times the row's distance from the mean input."""
-        inputs = self.inputs(x).detach().requires_grad_()
-        chosen = self.dense(inputs).gather(1, output[:, None]).sum()
-        (slope,) = torch.autograd.grad(chosen, inputs)
-        return torch.zeros(x.shape, device=x.device).index_add_(1, self.owners, slope * (inputs.detach() - self.centre))

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -116,6 +117,13 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
+def begun(tracking: Tracking, *args: Any) -> Spool:
+    """A run whose first thing is being made."""
+    spool = Spool(tracking, *args)
+    spool.begin()
+    return spool
+
+
 def tell(spool: Spool, bundle: Path, children: int) -> None:
     """What a small run says."""
     (bundle.parent / "page.html").write_text("report")
@@ -193,11 +201,11 @@ def test_sixteen_processes_start_at_once_on_an_empty_store(store: Store, uri: st
 def test_a_hundred_children_put_at_once_are_a_hundred(store: Store, uri: str | None, bundle: Path) -> None:
     said: list[str] = []
     tracking = Tracking(store, uri)
-    begun = time.monotonic()
-    with Spool(tracking, "exp", "run", {}, said.append) as spool:
+    start = time.monotonic()
+    with begun(tracking, "exp", "run", {}, said.append) as spool:
         for number in range(99):
             spool.child(number, ChildRun(f"trial-{number}", {"depth": number}, {"loss": 0.1}, started=1e9, seconds=2))
-        assert time.monotonic() - begun < 1, "the run waited"
+        assert time.monotonic() - start < 1, "the run waited"
         spool.child(98, ChildRun("trial-98", {"depth": 98}, {"loss": 0.1}, started=1e9, seconds=2))
         spool.child(99, ChildRun("trial-99", {"depth": 99}, {"loss": 0.1}, started=1e9, seconds=2))
         spool.log({"seed": 7}, {"holdout.auc": 0.9})
@@ -216,7 +224,7 @@ def test_a_run_on_postgres_is_whole_though_tracking_was_down(store: Store, datab
     tracking = Tracking(store, postgres(database, proxy.port))
     if down == "before":
         proxy.stop()
-    with Spool(tracking, "exp", "run", {}, said.append) as spool:
+    with begun(tracking, "exp", "run", {}, said.append) as spool:
         if down != "before":
             eventually(lambda: not spool._waiting)
             proxy.stop()
@@ -263,7 +271,7 @@ def test_a_run_on_sqlite_is_whole_though_the_database_was_locked(store: Store, b
         if down == "before":
             (store.root / "mlflow.db").unlink()
             lock.enter_context(locked(store.root / "mlflow.db"))
-        with Spool(tracking, "exp", "run", {}, said.append) as spool:
+        with begun(tracking, "exp", "run", {}, said.append) as spool:
             if down != "before":
                 eventually(lambda: not spool._waiting)
                 lock.enter_context(locked(store.root / "mlflow.db"))
@@ -329,7 +337,7 @@ def test_a_replay_killed_after_any_write_and_repeated_makes_no_duplicates(
     store: Store, bundle: Path, kind: str, step: int, request: pytest.FixtureRequest
 ) -> None:
     said: list[str] = []
-    with Spool(Tracking(store, "http://127.0.0.1:1"), "exp", "run", {}, said.append) as spool:
+    with begun(Tracking(store, "http://127.0.0.1:1"), "exp", "run", {}, said.append) as spool:
         tell(spool, bundle, 2)
     assert "7 entries wait" in said[0]
     eventually(lambda: read(store.root / "spool" / f"{spool.run_id}.jsonl")[-1]["op"] == "left")
@@ -353,6 +361,7 @@ from ledger.spool import Spool
 from ledger.tracking import ChildRun, Tracking
 tracking = Tracking(Store.open(sys.argv[1]))
 with Spool(tracking, "exp", "run", {}, print, run_id="a" * 32) as spool:
+    spool.begin()
     spool.child(0, ChildRun("trial-0", {"depth": 0}, {}, started=1e9, seconds=2))
     while spool._waiting:
         time.sleep(0.05)
@@ -387,10 +396,21 @@ def test_the_run_of_a_killed_process_ends_as_killed_and_not_while_it_lives(store
     assert replay(tracking) == 0
 
 
+def test_a_run_that_made_nothing_opens_no_tracking_and_is_told_by_the_next_command(store: Store) -> None:
+    said: list[str] = []
+    with Spool(Tracking(store), "exp", "run", {}, said.append) as spool:
+        spool.log({"seed": 7})
+    assert said == []
+    assert spool.tracking._client is None
+    tracking = Tracking.open(store)
+    assert tracking.client.get_run(tracking.mlflow_run_id(spool.run_id) or "").info.status == "FINISHED"
+    assert not list((store.root / "spool").iterdir())
+
+
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")])
 def test_a_run_that_raises_ends_as_failed_or_killed(store: Store, error: type[BaseException], status: str) -> None:
     tracking = Tracking(store)
-    with pytest.raises(error), Spool(tracking, "exp", "run", {}, print) as spool:
+    with pytest.raises(error), begun(tracking, "exp", "run", {}, print) as spool:
         raise error
     assert tracking.client.get_run(tracking.mlflow_run_id(spool.run_id) or "").info.status == status
 
@@ -398,7 +418,7 @@ def test_a_run_that_raises_ends_as_failed_or_killed(store: Store, error: type[Ba
 def test_what_mlflow_refuses_or_has_gone_is_said_and_the_rest_arrives(store: Store, tmp_path: Path) -> None:
     said: list[str] = []
     tracking = Tracking(store)
-    with Spool(tracking, "exp", "run", {}, said.append) as spool:
+    with begun(tracking, "exp", "run", {}, said.append) as spool:
         spool.log({"a": 1})
         spool.log({"a": 2})
         spool.log_file(tmp_path / "gone.html")
@@ -413,7 +433,7 @@ def test_what_mlflow_refuses_or_has_gone_is_said_and_the_rest_arrives(store: Sto
 def test_the_same_bundle_is_the_same_version_and_the_memo_fits_after_each_change(store: Store, bundle: Path) -> None:
     tracking = Tracking(store)
     for _ in range(2):
-        with Spool(tracking, "exp", "run", {}, print) as spool:
+        with begun(tracking, "exp", "run", {}, print) as spool:
             made = spool.register("m", bundle, DIGEST, passed=True, tags={})
             assert made is not None and made.version == 1
         memo = Registry(Tracking(store))
@@ -430,7 +450,7 @@ def test_the_same_bundle_is_the_same_version_and_the_memo_fits_after_each_change
 
 def test_with_tracking_down_the_champion_is_the_last_known(store: Store, bundle: Path) -> None:
     registry = Registry(Tracking(store))
-    with Spool(registry._tracking, "exp", "run", {}, print) as spool:
+    with begun(registry._tracking, "exp", "run", {}, print) as spool:
         made = spool.register("m", bundle, DIGEST, passed=True, tags={})
     assert made is not None
     champion = registry.set_alias(made, CHAMPION)

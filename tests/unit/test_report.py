@@ -11,21 +11,23 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.progress import Progress
 from flows import plots
 from flows.charts import confusion
-from flows.evaluate import Evaluation, Quality, quality
+from flows.evaluate import quality
+from flows.evaluation import Evaluation, Quality
 from flows.gates import Verdict, constant_scores
 from flows.ingest import Ingested
 from flows.leaks import Probe
-from flows.prepare import Prepared, Rows
+from flows.prepared import Prepared, Rows
 from flows.report import render, report
 from flows.score import Scored
 from flows.story import Story, difference, number
 from flows.sweep import Swept
-from flows.trial import Data, Trial
+from flows.trial import Trial
 from tables.contract import Column, Contract
 from tables.encoder import Encoder, NumericSpec
 from tables.features import Feature
@@ -91,7 +93,8 @@ def prepared(target: Target, rows: int, label: str, dropped: str, columns: list[
     kept[label] = Column(type="float" if target.task == "regression" else "string", role="label")
     contract = Contract(name="flights", task=target.task, label=label, columns=kept)
     y = np.zeros(rows)
-    parts = {name: Rows(Matrix(NO_ROWS.x, y, ()), None) for name in ("train", "valid", "holdout", "later")}
+    keys = np.zeros(rows, np.uint64)
+    parts = {name: Rows(Matrix(NO_ROWS.x, y, ()), keys, pa.table({})) for name in ("train", "valid", "holdout", "later")}
     encoder = Encoder([NumericSpec(name, 0.0, False) for name in columns], {dropped: "one value"})
     return Prepared(
         contract=contract,
@@ -102,7 +105,6 @@ def prepared(target: Target, rows: int, label: str, dropped: str, columns: list[
         reference={},
         positive_share=0.2,
         dropped_rows=3,
-        can_fold=True,
     )
 
 
@@ -124,13 +126,15 @@ def story(task: str = "binary", rows: int = 1_000, names: tuple[str, ...] = (), 
     columns = [pick(i, f"column {i}") + ("" if i < 7 else f" {i}") for i in range(18)]
     overall = quality(target, y, scores, 0.43, 0, intervals=rows <= 10_000)
     evaluation = Evaluation(
-        fitted=None,  # type: ignore[arg-type]
-        family=family,
+        bundle=Path("/store/cache/stages/flights/evaluate/ab12cd/bundle"),
+        digest="ab12cd",
         trial=best,
+        params={**params, **best.params},
         target=target,
         holdout=overall,
         constant=score(target.task, y, constant, 0.43),
         champion={name: value * 0.99 for name, value in overall.metrics.items()},
+        champion_name=pick(0, "flights v3"),
         later=months,
         slices={pick(0, "origin"): by, pick(1, "carrier"): dict(list(by.items())[:3])},
         calibration=calibration(y, scores) if task == "binary" else [],
@@ -159,8 +163,9 @@ def story(task: str = "binary", rows: int = 1_000, names: tuple[str, ...] = (), 
         config={"seed": 0, "dataset": {"name": pick(0, "flights"), "split": {"column": pick(1, "month")}}, "sweep": {"num_trials": 24}},
         ingested=Ingested(snapshot, quarantined, {pick(3, "odd tail number"): 4}, Path("/store/quarantine/flights")),
         prepared=prepared(target, rows, pick(1, "late"), pick(2, "year"), columns),
-        swept=Swept(found, best, family, Data(NO_ROWS, None, None, target, metric, 0)),
+        swept=Swept(found, best, metric, folds=1, seed=0),
         evaluation=evaluation,
+        family=family,
         release=f"{pick(0, 'flights')} version 4 passed every gate and is the champion now; it answers requests.",
         champion_name=pick(0, "flights v3"),
         version=4,
@@ -172,7 +177,7 @@ def story(task: str = "binary", rows: int = 1_000, names: tuple[str, ...] = (), 
 
 
 def page(told: Story, folder: Path) -> str:
-    return report(told, folder / "report.html", Progress(quiet=True)).read_text(encoding="utf-8")
+    return report(told, folder / "report.html", Progress(quiet=True)).file.read_text(encoding="utf-8")
 
 
 @functools.lru_cache

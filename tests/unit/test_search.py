@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -66,6 +69,87 @@ def drive(search: Proposer, random: np.random.Generator, concurrency: int) -> li
 def test_the_order_in_which_trials_finish_changes_nothing(seed: int, concurrency: int) -> None:
     wanted = drive(proposer(), np.random.default_rng(0), 1)
     assert drive(proposer(), np.random.default_rng(seed), concurrency) == wanted
+
+
+def until_killed(search: Proposer, random: np.random.Generator, concurrency: int, ends: int) -> dict[int, Trial]:
+    """The trials that ended before the process died: `ends` of them, in an order of chance; those that ran are lost."""
+    running: list[Proposal] = []
+    while len(search.trials) < min(ends, search.num_trials):
+        while len(running) < concurrency and (next_one := search.propose()) is not None:
+            running.append(next_one)
+        search.tell(outcome(running.pop(int(random.integers(len(running))))))
+    return dict(search.trials)
+
+
+def go_on(known: dict[int, Trial], random: np.random.Generator, concurrency: int, **more: object) -> tuple[Proposer, list[Trial]]:
+    """A new process that recalls `known` and searches on; returns its proposer, and the trials it did not run again."""
+    search, kept = proposer(**more), []  # type: ignore[arg-type, var-annotated]
+    search.recall(known, kept.append)
+    running: list[Proposal] = []
+    while len(search.trials) < search.num_trials:
+        while len(running) < concurrency and (next_one := search.propose()) is not None:
+            assert next_one.number not in search.trials, "it ended before"
+            running.append(next_one)
+        assert running, "the sweep waits for a trial that nobody runs"
+        search.tell(outcome(running.pop(int(random.integers(len(running))))))
+    return search, kept
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, LAG), st.integers(1, LAG), st.integers(0, 20))
+def test_a_sweep_that_was_killed_ends_as_an_undisturbed_one_and_runs_nothing_twice(seed: int, before: int, after: int, ends: int) -> None:
+    whole = until_killed(proposer(), np.random.default_rng(0), 1, 20)
+    random = np.random.default_rng(seed)
+    known = until_killed(proposer(), random, before, ends)
+    search, kept = go_on(known, random, after)
+    assert search.trials == whole
+    assert {trial.number: trial for trial in kept} == known
+    assert search.exhausted and search.propose() is None
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 6), min_size=2, max_size=5))
+def test_a_sweep_may_be_killed_again_and_again(seed: int, lives: list[int]) -> None:
+    random, known = np.random.default_rng(seed), dict[int, Trial]()
+    for ends in lives:
+        search = proposer()
+        search.recall(known, lambda trial: None)
+        known = until_killed(search, random, int(random.integers(1, LAG + 1)), len(known) + ends)
+    assert go_on(known, random, LAG)[0].trials == until_killed(proposer(), random, 1, 20)
+
+
+@settings(max_examples=10)
+@given(st.sets(st.integers(0, 19)))
+def test_trials_without_those_they_hang_on_are_run_again_with_the_same_result(known: set[int]) -> None:
+    """Such as a lost line of the file would leave, or a trial whose worker died."""
+    whole = until_killed(proposer(), np.random.default_rng(0), 1, 20)
+    search, kept = go_on({number: whole[number] for number in known}, np.random.default_rng(1), LAG)
+    assert search.trials == whole
+    assert {trial.number for trial in kept} <= known
+
+
+def test_a_trial_that_is_not_what_is_proposed_now_is_run_again() -> None:
+    whole = until_killed(proposer(), np.random.default_rng(0), 1, 20)
+    foreign = {**whole, 4: dataclasses.replace(whole[4], params={"x": 0.123, "k": 1}, loss=-9.0)}
+    search, kept = go_on(foreign, np.random.default_rng(0), 1)
+    assert search.trials == whole
+    assert 4 not in {trial.number for trial in kept}
+
+
+def test_the_seed_of_pythons_hashes_changes_nothing() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np, test_search as here\n"
+        "families = [*here.FAMILIES, here.Family('c', 't.c.C', {}, {name: here.Interval(0.0, 1.0) for name in 'qrstuv'})]\n"
+        "print(here.drive(here.proposer(families=families), np.random.default_rng(0), 1))"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    told = [
+        subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+        for seed in ("1", "2")
+    ]
+    one, two = (process.communicate(timeout=100)[0] for process in told)
+    assert one == two
+    assert b"Proposal(number=19" in one
 
 
 def test_random_search_and_log_targets_repeat_themselves_too() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +17,11 @@ from sklearn.metrics import log_loss
 from conf.errors import UsageError
 from conf.schema import Sweep
 from flows import sweep as stage
-from flows.prepare import Prepared, Rows
+from flows.prepared import Prepared, Rows
 from flows.sweep import _folds, best_by_family, best_of, log_targets, sweep_data
 from flows.trial import Data, Proposal, Trial, fit, joined, run_trial
 from tables.features import Feature
+from tables.splits import HashSplit, Split, TimeSplit
 from tables.target import Target
 from trainers.family import Family
 from trainers.linear import Linear
@@ -27,6 +29,7 @@ from trainers.protocol import Context, Matrix
 from trainers.space import Choice
 
 BINARY = Target("binary", ("no", "yes"))
+BY_ROW = HashSplit()
 FEATURES = (Feature("x", "numeric", "x"),)
 
 
@@ -179,9 +182,10 @@ def test_each_fold_is_like_the_whole(classes: list[int], number: int, seed: int)
         assert counts.max() - counts.min() <= 1
 
 
-def prepared(train: int, valid: int, can_fold: bool = True, target: Target = BINARY) -> Prepared:
-    parts = {name: Rows(matrix([0.0, 1] * (count // 2)), None) for name, count in (("train", train), ("valid", valid))}
-    return Prepared(None, None, target, parts, {}, 0.5, 0, can_fold, None)  # type: ignore[arg-type]
+def prepared(train: int, valid: int, split: Split = BY_ROW, target: Target = BINARY) -> Prepared:
+    counts = {"train": train, "valid": valid}
+    parts = {name: Rows(matrix([0.0, 1] * (n // 2)), np.arange(n, dtype=np.uint64), pa.table({})) for name, n in counts.items()}
+    return Prepared(None, None, target, parts, {}, 0.5, 0, split)  # type: ignore[arg-type]
 
 
 def test_small_tables_without_an_order_are_cross_validated() -> None:
@@ -189,7 +193,8 @@ def test_small_tables_without_an_order_are_cross_validated() -> None:
     assert small.valid is None
     assert small.folds is not None
     assert (len(small.train.y), int(small.folds.max())) == (120, 4)
-    for other in (prepared(100, 20, can_fold=False), prepared(stage.CROSS_VALIDATED_ROWS, 20)):
+    ordered, grouped = TimeSplit(column="month", valid_from=8, holdout_from=9), HashSplit(by="customer")
+    for other in (prepared(100, 20, ordered), prepared(100, 20, grouped), prepared(stage.CROSS_VALIDATED_ROWS, 20)):
         kept = sweep_data(other, Sweep(), 0)
         assert kept.folds is None
         assert kept.valid is not None

@@ -9,7 +9,9 @@ import pytest
 from cluster.store import Store
 from conf.errors import UsageError
 from conf.schema import StoreConfig
-from ledger.tracking import Tracking, TrackingDown, redacted, refuse_shared_sqlite
+from conf.uris import redacted
+from ledger.places import refuse_shared_sqlite
+from ledger.tracking import Tracking, TrackingDown
 
 MOUNTS = r"""proc /proc proc rw 0 0
 /dev/vda / ext4 rw 0 0
