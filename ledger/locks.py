@@ -55,8 +55,7 @@ def lease(store: Store, name: str, waiting: Callable[[str], None]) -> Iterator[L
         lock.acquire(poll_interval=ASK_EVERY_S)
     try:
         mine = Lease(file, int(_holder(file).get("number", 0)) + 1, uuid.uuid4().hex)
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "created": psutil.Process().create_time()}
-        write_json(file, {"format": 1, "number": mine.number, "token": mine.token, **me})
+        write_json(file, {"format": 1, "number": mine.number, "token": mine.token, **process()})
         yield mine
     finally:
         lock.release()
