@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from cluster.store import Store, read_json, write_json
 from conf.errors import RaycycleError
+from ledger.environment import process
 
 ASK_EVERY_S = 0.2
 

@@ -19,7 +19,8 @@ from cluster.store import read_json, write_json
 from conf.errors import RaycycleError, UsageError
 from conf.targets import SOURCE
 from ledger import changes as module
-from ledger.changes import REDACTED, Changed, Changes, capture, redact, restore
+from ledger.changes import Changed, Changes, capture, restore
+from ledger.redaction import REDACTED, redact
 
 LETTERS = string.ascii_letters + string.digits
 

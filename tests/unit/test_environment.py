@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ledger import environment as module
 from ledger.environment import canonical, compare, environment, installed, without_secrets
 
 
@@ -28,7 +27,6 @@ def test_the_record_is_json_and_says_what_matters(monkeypatch: pytest.MonkeyPatc
     assert found["memory_gib"] > 0
     assert found["processor"]
     assert "@" in found["who"]
-    assert set(found["code"]) == {"commit", "changed"}
     assert "not to be seen" not in str(found)
 
 
@@ -120,10 +118,6 @@ def test_what_an_old_record_lacks_is_not_compared() -> None:
 )
 def test_a_command_line_is_shown_without_its_secrets(words: list[str], shown: list[str]) -> None:
     assert without_secrets(words) == shown
-
-
-def test_code_version_outside_a_repository_says_none(tmp_path: Path) -> None:
-    assert module.code_version(tmp_path) == {"commit": None, "changed": []}
 
 
 def test_it_is_quick() -> None:
