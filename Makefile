@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ROOMS := conf cluster ledger tables trainers serve flows
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench lock clean
+.PHONY: help run test chaos lint bench lock clean
 
 help:  ## Show these lines
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ run: $(VENV)/run.done  ## The main job on the demo data: learn, judge, release a
 
 test: $(VENV)/dev.done  ## All tests (unit, then integration with real Ray, MLflow and Serve)
 	$(BIN)/pytest tests/unit tests/integration
+
+chaos: $(VENV)/dev.done  ## kill -9 runs at 40 moments and compare with an undisturbed one (about an hour; RAYCYCLE_KILLS, RAYCYCLE_SEED)
+	$(BIN)/python -m pytest tests/chaos
 
 lint: $(VENV)/dev.done  ## ruff, mypy, import contract
 	$(BIN)/ruff check .

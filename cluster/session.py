@@ -58,7 +58,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
         _quieten()
         try:
             ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:  # a node that starts too slowly is reported by Ray as a bare Exception
             raise _cannot_connect(kind, options["address"], running, error) from error
         try:
             yield Session(kind, ray.get_runtime_context().gcs_address, code)

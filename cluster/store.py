@@ -234,7 +234,7 @@ def is_full_disk(error: Exception) -> bool:
 
 
 def _free(place: Path) -> int:
-    return shutil.disk_usage(place if place.exists() else place.parent).free
+    return shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
 
 
 def linked(folder: Path, name: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.store import finite, read_json, write_json
+from cluster.store import finite, read_json, write_atomic
 from flows.gates import Verdict
 from flows.leaks import Probe
 from flows.trial import Trial
@@ -68,8 +69,11 @@ class Evaluation:
             for field in dataclasses.fields(self)
             if field.name not in ("bundle", "trial", "y", "scores")
         }
-        plain = finite(msgspec.to_builtins(facts, str_keys=True))
-        write_json(folder / "evaluation.json", {"format": 1, "bundle": self.bundle.name, "trial": self.trial.to_json(), **plain})
+        # A gate may answer with numpy's numbers: `item` is their plain value.
+        plain = finite(msgspec.to_builtins(facts, str_keys=True, enc_hook=lambda value: value.item()))
+        kept = {"format": 1, "bundle": self.bundle.name, "trial": self.trial.to_json(), **plain}
+        # Not sorted by key: importance falls, and groups stand in the order of their values.
+        write_atomic(folder / "evaluation.json", json.dumps(kept, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         judged = {name: plain[name] for name in ("holdout", "constant", "later", "slices", "calibration", "importance", "leaks")}
         return {
             "model": self.digest,
@@ -82,10 +86,10 @@ class Evaluation:
     def load(cls, folder: Path) -> Evaluation:
         plain = read_json(folder / "evaluation.json")
         kinds: dict[str, Any] = {"target": Target, "holdout": Quality, "later": dict[str, Quality], "slices": dict[str, dict[str, Quality]]}
-        kinds |= {"leaks": Probe, "verdicts": tuple[Verdict, ...]}
+        kinds |= {"leaks": Probe, "verdicts": tuple[Verdict, ...], "calibration": list[dict[str, int | float]]}
         kinds |= {"constant": dict[str, float], "champion": dict[str, float] | None, "importance": dict[str, float]}
         facts: dict[str, Any] = {name: msgspec.convert(plain[name], kind, strict=False) for name, kind in kinds.items()}
-        facts |= {name: plain[name] for name in ("digest", "params", "champion_name", "calibration")}
+        facts |= {name: plain[name] for name in ("digest", "params", "champion_name")}
         y, scores = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("y", "scores"))
         trial = Trial.from_json(plain["trial"])
         return cls(bundle=folder / plain["bundle"], trial=trial, y=np.asarray(y), scores=np.asarray(scores), **facts)

@@ -6,6 +6,7 @@ $ raycycle run experiment=flights --until ingest
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,8 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
     checked = check(contract, batch)
     part = snapshots.write_part(folder, checked.good) if checked.good.num_rows else Part("", 0, TableDigest())
     if checked.bad.num_rows:
-        file = quarantine / f"{TableDigest.of(checked.bad)}.parquet".replace(":", "-")
+        # Two batches may hold the same bad rows, and neither may hide the other.
+        file = quarantine / f"{TableDigest.of(checked.bad)}-{uuid.uuid4().hex}.parquet".replace(":", "-")
         with writing(file):
             pq.write_table(checked.bad, file)
     summary = {

@@ -24,7 +24,7 @@ from flows.record import child_run, recorded
 from flows.register import champion_of, register
 from flows.report import PAGE, Page, report
 from flows.score import Scored, score_unseen
-from flows.stages import Result, Stages
+from flows.stages import Place, Result, Stages
 from flows.story import story_of
 from flows.sweep import Swept, sweep
 from flows.trial import Trial
@@ -72,10 +72,16 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
 def ingest_stage(plan: Plan, stages: Stages) -> Result[Ingested]:
     name, store = plan.config.dataset.name, stages.store
     source = plan.source.fingerprint(store.folder("cache") / "files.json") if hasattr(plan.source, "fingerprint") else None
+
+    def make(place: Place) -> Ingested:
+        made = ingest(name, plan.source, plan.contract, store, stages.progress)
+        place.resources["partitions"] = len(made.snapshot.files)
+        return made
+
     return stages.run(
         "ingest",
         {"source": source},
-        lambda place: ingest(name, plan.source, plan.contract, store, stages.progress),
+        make,
         partial(Ingested.load, store=store),
     )
 
@@ -90,10 +96,16 @@ def prepare_stage(plan: Plan, stages: Stages, ingested: Result[Ingested]) -> Res
 
 
 def sweep_stage(plan: Plan, stages: Stages, prepared: Result[Prepared], on_trial: Callable[[Trial], None]) -> Result[Swept]:
+    def make(place: Place) -> Swept:
+        searching = plan.searching()
+        threads = max(family.resources.threads for family in searching.families)
+        place.resources.update(concurrent_trials=searching.concurrency, threads=threads)
+        return sweep(prepared.value, searching, place.work, stages.progress, on_trial)
+
     return stages.run(
         "sweep",
         {name: prepared.outputs[name] for name in ("encoder", "split", "train", "valid")},
-        lambda place: sweep(prepared.value, plan.searching(), place.work, stages.progress, on_trial),
+        make,
         Swept.load,
     )
 

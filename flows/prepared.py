@@ -107,7 +107,7 @@ class Prepared:
             reference={name: _sketch(each) for name, each in sketches.items()},
             positive_share=facts["positive_share"],
             dropped_rows=facts["dropped_rows"],
-            split=build(facts["split"], plugins, "split"),
+            split=build({key: _tuples(value) for key, value in facts["split"].items()}, plugins, "split"),
         )
 
 
@@ -137,6 +137,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the tuples that a frozen split holds."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def _sketch(plain: dict[str, Any]) -> Sketch:

@@ -18,7 +18,7 @@ from flows.made import Made
 from flows.plan import Plan
 from flows.stages import Stages
 from flows.trial import Trial
-from ledger import changes, records
+from ledger import changes, digests, records
 from ledger.environment import environment
 from ledger.records import Record, Status
 from ledger.spool import Spool
@@ -67,7 +67,8 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
             finally:
                 record.status, record.ended = status, dt.datetime.now(dt.UTC).isoformat()
                 record.made = found(made)
-                _log(spool, plan, made, records.write(record, made.folder))
+                records.write(record, made.folder)
+                _log(spool, plan, made, record)
     finally:
         stages.close()
         from ledger.lineage import emit  # imports slowly, and nothing waits for it
@@ -75,7 +76,7 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
         emit(record, made.folder, config.lineage.url, progress.say, config.lineage.namespace)
 
 
-def _log(spool: Spool, plan: Plan, made: Made, record: Any) -> None:
+def _log(spool: Spool, plan: Plan, made: Made, record: Record) -> None:
     params: dict[str, Any] = {"dataset": plan.config.dataset.name, "seed": plan.config.seed}
     metrics: dict[str, float] = {f"seconds.{stage}": seconds for stage, seconds in made.seconds.items()}
     if made.ingested:
@@ -86,8 +87,10 @@ def _log(spool: Spool, plan: Plan, made: Made, record: Any) -> None:
         metrics |= {f"validation.{key}": value for key, value in best.metrics.items()}
     if made.evaluation:
         metrics |= {f"holdout.{key}": value for key, value in made.evaluation.holdout.metrics.items()}
-    spool.log(params, metrics)
-    spool.log_file(record)
+    file = made.folder / records.FILE
+    tags = {"commit": record.changes.commit, "lock": record.environment["lock_digest"], "record": digests.of_file(file)}
+    spool.log(params, metrics, **{f"raycycle.{name}": str(value) for name, value in tags.items() if value})
+    spool.log_file(file)
     if made.report:
         spool.log_file(made.report)
 

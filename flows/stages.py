@@ -46,10 +46,14 @@ T = TypeVar("T", bound=Output)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage writes: `folder` becomes its result; `work` is for what it wants to find again when it is killed on the way."""
+    """Where a stage writes: `folder` becomes its result; `work` is for what it wants to find again when it is killed on the way.
+
+    In `resources` it may note what it worked with: workers, partitions, threads.
+    """
 
     folder: Path
     work: Path
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -189,12 +193,13 @@ class Stages:
 
     def _make(self, draft: Draft, make: Callable[[Place], T], work: Path) -> None:
         started, before = time.monotonic(), os.times()
-        made = make(Place(draft.folder, work))
+        place = Place(draft.folder, work)
+        made = make(place)
         draft.outputs |= made.save(draft.folder)
         after = os.times()
         draft.seconds = round(time.monotonic() - started, 3)
         driver = after.user + after.system - before.user - before.system
-        draft.resources |= {"cpus": self._cpus(), "driver_cpu_s": round(driver, 3)}
+        draft.resources |= place.resources | {"cpus": self._cpus(), "driver_cpu_s": round(driver, 3)}
 
     def _cpus(self) -> float:
         import ray

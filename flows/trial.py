@@ -66,7 +66,8 @@ class Trial:
     def from_json(cls, plain: dict[str, Any]) -> Trial:
         rungs = {float(rung): float(value) for rung, value in plain["rungs"].items()}
         metrics = {name: float(value) for name, value in plain["metrics"].items()}
-        return cls(**{**plain, "loss": float(plain["loss"]), "metrics": metrics, "rungs": rungs})
+        numbers = {name: float(plain[name]) for name in ("loss", "threshold")}
+        return cls(**{**plain, **numbers, "metrics": metrics, "rungs": rungs})
 
     def essence(self) -> dict[str, Any]:
         """What the same search must give again: all but when, where and how fast it ran."""

@@ -62,6 +62,21 @@ def lease(store: Store, name: str, waiting: Callable[[str], None]) -> Iterator[L
         lock.release()
 
 
+@contextlib.contextmanager
+def unless_held(store: Store, name: str) -> Iterator[bool]:
+    """Hold the lock `name` for the length of the block if nobody has it, and say whether that is so. It does not end anybody's lease."""
+    lock = FileLock(store.locks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def _holder(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = read_json(file) if file.exists() else {}
     return found

@@ -132,7 +132,10 @@ class StageCache:
         return path
 
     def find(self, cause: Cause) -> Kept | None:
-        return Kept.read(self.folder(cause))
+        kept = Kept.read(self.folder(cause))
+        if kept and self._left(cause):
+            self._tidy(cause)
+        return kept
 
     def made(self, cause: Cause) -> Kept:
         """What was just published."""
@@ -182,6 +185,16 @@ class StageCache:
             write_json(folder / RECORD, msgspec.to_builtins(record))
             lease.check()
         shutil.rmtree(self._stage(cause.stage) / f"{cause.key}.unfinished", ignore_errors=True)
+
+    def _left(self, cause: Cause) -> bool:
+        return next(self._stage(cause.stage).glob(f"*{cause.key}.*"), None) is not None
+
+    def _tidy(self, cause: Cause) -> None:
+        """Remove what a process left that was killed just after it published, unless one makes the result anew."""
+        with locks.unless_held(self.store, f"stage-{cause.key}") as mine:
+            if mine:
+                drop_drafts(self.folder(cause))
+                shutil.rmtree(self._stage(cause.stage) / f"{cause.key}.unfinished", ignore_errors=True)
 
     def _stage(self, stage: str) -> Path:
         return self.store.folder("cache") / "stages" / safe_name("dataset", self.dataset) / stage

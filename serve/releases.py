@@ -205,7 +205,7 @@ def release(store: Store, name: str, version: int, folder: Path, digest: str, *,
             f"{name} version {version} was not released: {outcome.reason}",
             value=digest,
             allowed=f"version {outcome.previous} goes on answering" if outcome.previous else "",
-            next=f"raycycle explain {name}:{version}",
+            next=f"raycycle explain {name}/{version}",
         )
     return Released(
         name, version, predict_url(platform, name), outcome.replicas, outcome.previous, outcome.reason, time.monotonic() - started

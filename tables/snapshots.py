@@ -123,11 +123,13 @@ def commit(store: Store, name: str, schema: pa.Schema, parts: Sequence[Part]) ->
     adds = [AddAction(p.path, p.size, {}, int(time.time() * 1000), True, json.dumps({"numRecords": p.digest.rows})) for p in parts]
     files = {part.path: part.sha256 or of_file(folder / part.path) for part in parts}
     properties = CommitProperties(custom_metadata={_DIGEST: str(digest), _FILES: json.dumps(files, sort_keys=True)})
-    if table:
-        actions: list[AddAction | RemoveAction] = [*adds]
-        table.create_write_transaction(actions, mode="overwrite", schema=schema, commit_properties=properties)
-    else:
-        create_table_with_add_actions(str(folder), Schema.from_arrow(schema), adds, mode="error", commit_properties=properties)
+    version = table.version() + 1 if table else 0
+    with writing(folder / "_delta_log" / f"{version:020}.json"):
+        if table:
+            actions: list[AddAction | RemoveAction] = [*adds]
+            table.create_write_transaction(actions, mode="overwrite", schema=schema, commit_properties=properties)
+        else:
+            create_table_with_add_actions(str(folder), Schema.from_arrow(schema), adds, mode="error", commit_properties=properties)
     return open_snapshot(store, name)
 
 

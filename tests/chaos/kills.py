@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import psutil
 from chaos.experiment import (
+    BUSY,
+    LONGEST_S,
     STAGES,
     Command,
     Experiment,
@@ -74,19 +76,29 @@ class Reference:
 
 def undisturbed(experiment: Experiment) -> Reference:
     with experiment.store("undisturbed") as store:
+        command, ends = _timed(experiment, store)
+        run_id = command.answer()["run_id"]
+        nobody_left(store, [command])
+        nothing_half_done(store)
+        told = runs_in_tracking(store)
+        assert [each for each, status in told.items() if status == "FINISHED"] == [run_id]
+        took = (end - start for start, end in zip([0.0, *ends], ends, strict=False))
+        return Reference(Truth.of(store, run_id), dict(zip(STAGES, took, strict=True)))
+
+
+def _timed(experiment: Experiment, store: Store) -> tuple[Command, list[float]]:
+    """A command that ended, and the seconds from its start to the end of each stage; once more where the machine was too busy for Ray."""
+    for _ in range(3):
         command = experiment.start(store)
         ends: list[float] = []
-        while not command.ended and command.seconds < 240:
+        while not command.ended and command.seconds < LONGEST_S:
             ends += [command.seconds] * (command.stages() - len(ends))
             command.children()
             time.sleep(0.03)
-        run_id = command.answer()["run_id"]
-        ends += [command.seconds] * (len(STAGES) - len(ends))
-        nobody_left(store, [command])
-        nothing_half_done(store)
-        assert runs_in_tracking(store) == {run_id: "FINISHED"}
-        took = (end - start for start, end in zip([0.0, *ends], ends, strict=False))
-        return Reference(Truth.of(store, run_id), dict(zip(STAGES, took, strict=True)))
+        if command.finish() == 0 or BUSY not in command.said:
+            break
+        command.end()
+    return command, ends + [command.seconds] * (len(STAGES) - len(ends))
 
 
 def survive(experiment: Experiment, reference: Reference, story: Story) -> None:
@@ -97,7 +109,7 @@ def survive(experiment: Experiment, reference: Reference, story: Story) -> None:
         try:
             must_be_killed = _kill(commands[0], reference, story)
             story.codes.append(commands[0].finish())
-            if story.moment.victim == "worker":
+            if story.moment.victim == "worker" and BUSY not in commands[0].said:
                 assert story.codes == [0], f"a dead worker ended the run\n{commands[0].said}"
             while story.codes[-1] != 0:
                 assert len(story.codes) <= REPEATS, f"it does not end well\n{commands[-1].said}"

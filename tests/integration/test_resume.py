@@ -151,6 +151,20 @@ def test_parts_stay_that_only_a_checkpoint_of_the_table_tells_of(store: Store) -
     assert [snapshots.read(file)["n"].to_pylist() for file in snapshots.open_snapshot(store, "people").files] == [[2]]
 
 
+def test_what_a_process_left_that_died_just_after_it_published_goes_when_the_result_is_found(store: Store) -> None:
+    cache = StageCache(store, "people", print)
+    with cache.making(CAUSE) as lease, cache.publishing(CAUSE, lease, "one") as draft:
+        (draft.folder / "result.txt").write_text("1")
+    left = [cache.work(CAUSE), cache.folder(CAUSE).with_name(f".{CAUSE.key}.abcd_123")]
+    left[1].mkdir()
+    with cache.making(CAUSE):
+        left[1].mkdir()
+        assert cache.find(CAUSE)
+        assert [path.exists() for path in left] == [True, True], "somebody makes it anew"
+    assert cache.find(CAUSE)
+    assert [path.exists() for path in left] == [False, False]
+
+
 def test_drafts_of_another_name_that_begins_alike_are_left(tmp_path: Path) -> None:
     for name in (".a.abcd_123", ".a.b.abcd_123", ".ab.abcd_123", "a"):
         (tmp_path / name).mkdir()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conf.compose import BUILT_IN, build, compose
+from conf.compose import BUILT_IN, Composed, build, compose, recomposed
 from conf.errors import UsageError
 from conf.targets import resolve
+from flows.plan import plan
+from trainers.space import Choice
 
 
 def refusal(*overrides: str) -> UsageError:
@@ -117,3 +121,78 @@ def test_plugins_extend_the_allowed_packages(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError):
         resolve("mygates.Always")
     assert resolve("mygates.Always", ["mygates"]).__name__ == "Always"
+
+
+def recorded(composed: Composed[Any]) -> dict[str, Any]:
+    """The configuration as a record gives it back: through JSON."""
+    plain = json.loads(json.dumps(composed.plain))
+    assert isinstance(plain, dict)
+    return plain
+
+
+EXPERIMENTS = [f"experiment={file.stem}" for file in sorted((BUILT_IN / "experiment").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([experiment] for experiment in EXPERIMENTS),
+        ["experiment=flights", "trainer=all", "trainer.xgboost.max_depth=choice(4,6)", "sweep.num_trials=3"],
+        ["experiment=flights", "trainer=xgboost", "trainer.max_depth=6", "trainer.learning_rate=interval(0.01,0.3)", "seed=7"],
+        ["experiment=flights", "dataset.source.months=[1,2,3]", "dataset.slices=[]", "search.rungs=[]", "policy=laptop"],
+        ["experiment=flights", "cluster=existing", "cluster.address=localhost:1", "deploy=none", "score.where='month > 9'"],
+        ["experiment=flights", "+gate@gates.tried=min_metric", "store.root='größe ${oc.env:HOME}'", "plugins=[mine]"],
+    ],
+    ids=lambda overrides: " ".join(overrides)[:60],
+)
+def test_a_recorded_configuration_gives_the_same_objects_again(overrides: list[str]) -> None:
+    composed = compose(overrides)
+    again = recomposed(recorded(composed), composed.trees, composed.typed)
+    assert again.config == composed.config
+    assert type(again.config) is type(composed.config)
+    assert repr(again.plain) == repr(composed.plain), "1 is not 1.0, and the order is the same"
+    assert (again.trees, again.typed) == (composed.trees, composed.typed)
+    assert recomposed(recorded(again), again.trees, again.typed) == again
+
+
+def test_what_a_person_typed_is_still_not_searched_when_it_comes_from_a_record() -> None:
+    composed = compose(["experiment=flights", "trainer=xgboost", "trainer.max_depth=6", "trainer.learning_rate=choice(0.1,0.2)"])
+    first, again = (plan(each).families for each in (composed, recomposed(recorded(composed), composed.trees, composed.typed)))
+    assert first == again
+    assert "max_depth" not in again[0].space
+    assert again[0].space["learning_rate"] == Choice((0.1, 0.2))
+    assert "max_depth" in plan(recomposed(recorded(composed), composed.trees, ())).families[0].space
+
+
+@pytest.mark.parametrize("root", ["platform", "scoring"])
+def test_other_roots_are_composed_again_too(root: str) -> None:
+    composed = compose([], root=root)
+    assert recomposed(recorded(composed), composed.trees, composed.typed, root).config == composed.config
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sweeep": {}}, "sweeep"),
+        ({"sweep": {"num_trails": 3}}, "num_trails"),
+        ({"sweep": {"num_trials": "three"}}, "three"),
+        ({"sweep": 5}, "sweep"),
+        ({"seed": None}, "seed"),
+        ({"sweep": {"num_trials": -1}}, "sweep.num_trials is out of range"),
+        ({"deploy": "maybe"}, "deploy is out of range"),
+        ({"dataset": {"name": "???"}}, "name"),
+        ({"plugins": "mine"}, "plugins"),
+    ],
+)
+def test_a_recorded_configuration_that_does_not_fit_is_refused_in_words(changed: dict[str, Any], said: str) -> None:
+    plain = recorded(compose(["experiment=flights"]))
+    with pytest.raises(UsageError) as caught:
+        recomposed(plain | changed, (BUILT_IN,), ())
+    assert said in f"{caught.value.message} {caught.value.allowed}"
+    assert "\n" not in caught.value.message
+
+
+def test_a_recorded_configuration_without_its_data_is_refused() -> None:
+    for plain in ({}, {"trainer": {}}):
+        with pytest.raises(UsageError):
+            recomposed(plain, (BUILT_IN,), ())

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
+from stores import COMMIT, RUN, kept, recorded
 from typer.testing import CliRunner
-from unit.test_runs import COMMIT, RUN, kept, recorded
 
 from cluster.store import Store, write_json
 from conf.errors import RaycycleError, UsageError
-from flows import explain as module
-from flows import lineage_graph
+from flows import lineage_graph, reproducible
 from flows.cli import app
 from flows.explain import Explained, explain, write_graph
 from ledger import records
@@ -50,8 +51,8 @@ class Registry:
 @pytest.fixture(autouse=True)
 def same_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither this machine nor this repository is what these tests are about."""
-    monkeypatch.setattr(module, "environment", lambda: {"python": "3.11.7"})
-    monkeypatch.setattr(module, "_has_commit", lambda commit: commit == COMMIT)
+    monkeypatch.setattr(reproducible, "environment", lambda: {"python": "3.11.7"})
+    monkeypatch.setattr(reproducible, "_has_commit", lambda commit: commit == COMMIT)
 
 
 def stages(
@@ -98,14 +99,42 @@ def version(store: Store, *aliases: str, run_id: str = RUN) -> Registered:
     return Registered("flights", 2, of_file(folder / "bundle.json"), folder, run_id, True, aliases)
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with one run, for tests that leave it as it is."""
+    store = Store.open(tmp_path_factory.mktemp("ran") / "store")
+    whole(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def twice(ran: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a second run whose stages were all kept, for tests that leave it as it is."""
+    store = Store.open(shutil.copytree(ran.root, tmp_path_factory.mktemp("twice") / "store"))
+    whole(store, SECOND, ran=False, started="2026-11-24T10:00:00+00:00", ended=None)
+    return store
+
+
+@pytest.fixture
+def own(ran: Store, tmp_path: Path) -> Store:
+    """The store with one run, to be changed."""
+    return Store.open(shutil.copytree(ran.root, tmp_path / "own"))
+
+
+def changed_record(store: Store, **changed: Any) -> Record:
+    """The run, but with other facts in its record."""
+    record = msgspec.structs.replace(records.read(store.runs / RUN), **changed)
+    records.write(record, store.runs / RUN)
+    return record
+
+
 def text(found: Explained) -> str:
     """The story without its line breaks."""
     return " ".join(" ".join(found.lines).split())
 
 
-def test_the_story_of_a_run(store: Store) -> None:
-    whole(store)
-    said = text(explain(store, Registry(version(store, "candidate")), "latest"))
+def test_the_story_of_a_run(own: Store) -> None:
+    said = text(explain(own, Registry(version(own, "candidate")), "latest"))
     for part in (
         f"Run {RUN}: run of flights, FINISHED.",
         "ann@desk started it on 2026-11-23 at 10:00:00 UTC, with seed 0. It took 42.5 s.",
@@ -125,9 +154,8 @@ def test_the_story_of_a_run(store: Store) -> None:
         assert part in said
 
 
-def test_the_fields_tell_the_same_and_leave_the_commands_own_alone(store: Store) -> None:
-    whole(store)
-    facts = explain(store, Registry(), "aa").facts
+def test_the_fields_tell_the_same_and_leave_the_commands_own_alone(ran: Store) -> None:
+    facts = explain(ran, Registry(), "aa").facts
     assert facts["data"]["rows"] == 2
     assert facts["won"]["params"] == PARAMS
     assert facts["gates"][0]["name"] == "not_worse"
@@ -143,10 +171,8 @@ def test_a_refusal_says_why_and_against_whom(store: Store) -> None:
     assert "Registered as flights/2, against champion flights/1; refused: log_loss is 2 % worse." in said
 
 
-def test_a_stage_from_the_cache_names_the_run_that_made_it(store: Store) -> None:
-    whole(store)
-    whole(store, SECOND, ran=False, started="2026-11-24T10:00:00+00:00", ended=None)
-    found = explain(store, Registry(), "latest")
+def test_a_stage_from_the_cache_names_the_run_that_made_it(twice: Store) -> None:
+    found = explain(twice, Registry(), "latest")
     assert f"- prepare was kept, unchanged since run {RUN[:12]} (1.5 s)" in text(found)
     assert found.facts["stages"][1]["made_by"] == RUN
 
@@ -161,46 +187,43 @@ def test_a_stage_from_the_cache_names_the_run_that_made_it(store: Store) -> None
         ({"made": {"snapshot": {"name": "flights", "version": 0, "digest": "x"}}}, "not the snapshot that the run learned from"),
     ],
 )
-def test_what_prevents_a_replay_is_said(store: Store, changed: dict[str, Any], why: str) -> None:
-    whole(store, **changed)
-    found = explain(store, Registry(), "latest")
+def test_what_prevents_a_replay_is_said(own: Store, changed: dict[str, Any], why: str) -> None:
+    changed_record(own, **changed)
+    found = explain(own, Registry(), "latest")
     assert found.facts["reproduce"]["possible"] is False
     assert f"It cannot be reproduced: {why}" in text(found) or why in text(found)
 
 
-def test_gone_files_of_the_snapshot_prevent_a_replay(store: Store) -> None:
-    whole(store)
-    next((store.tables / "flights").glob("*.parquet")).unlink()
-    assert "1 of the 1 files of flights@0 are gone" in text(explain(store, Registry(), "latest"))
-    assert "It cannot be read any more: 1 of its 1 files are gone" in text(explain(store, Registry(), "flights@0"))
+def test_gone_files_of_the_snapshot_prevent_a_replay(own: Store) -> None:
+    next((own.tables / "flights").glob("*.parquet")).unlink()
+    assert "1 of the 1 files of flights@0 are gone" in text(explain(own, Registry(), "latest"))
+    assert "It cannot be read any more: 1 of its 1 files are gone" in text(explain(own, Registry(), "flights@0"))
 
 
-def test_redacted_files_and_fast_searches_are_doubts(store: Store) -> None:
+def test_redacted_files_and_fast_searches_are_doubts(own: Store) -> None:
     files = {"conf/x.yaml": {"sha256": "a" * 64, "size": 1, "mode": "100644", "redacted": 2}}
     code = {"commit": COMMIT, "branch": "main", "files": files, "left_out": {}}
-    whole(store, code=code, config={"sweep": {"mode": "fast"}, "deploy": "none"})
-    said = text(explain(store, Registry(), "latest"))
+    changed_record(own, code=code, config={"sweep": {"mode": "fast"}, "deploy": "none"})
+    said = text(explain(own, Registry(), "latest"))
     assert "with 1 changed file (conf/x.yaml). Secrets were taken out of 1 kept file (conf/x.yaml)." in said
     assert "- but secrets were taken out of 1 kept files" in said
     assert "- but it searched in fast mode" in said
 
 
-def test_a_damaged_file_is_named_and_its_facts_are_left_out(store: Store) -> None:
-    record = whole(store)
-    folder = store.root / next(stage.folder for stage in record.stages if stage.stage == "evaluate")
+def test_a_damaged_file_is_named_and_its_facts_are_left_out(own: Store) -> None:
+    record = records.read(own.runs / RUN)
+    folder = own.root / next(stage.folder for stage in record.stages if stage.stage == "evaluate")
     file = folder / "evaluation.json"
     file.write_text(file.read_text().replace("0.4565", "0.0001"))
-    found = explain(store, Registry(), "latest")
+    found = explain(own, Registry(), "latest")
     assert "0.0001" not in text(found)
     assert found.facts["gates"] == []
     assert str(file) in found.facts["untold"][0]
     assert f"not told {file} differs from its digest" in text(found)
 
 
-def test_the_story_of_a_snapshot(store: Store) -> None:
-    whole(store)
-    whole(store, SECOND, ran=False, started="2026-11-24T10:00:00+00:00", ended=None)
-    found = explain(store, Registry(), "flights@0")
+def test_the_story_of_a_snapshot(twice: Store) -> None:
+    found = explain(twice, Registry(), "flights@0")
     said = text(found)
     assert said.startswith("Snapshot flights@0: 2 rows, digest rows1:2:")
     assert f"Run {RUN[:12]} made it on 2026-11-23 at 10:00:00 UTC, from a source with the fingerprint 555555555555." in said
@@ -209,19 +232,18 @@ def test_the_story_of_a_snapshot(store: Store) -> None:
     assert found.record is not None and found.record.run_id == RUN
 
 
-def test_a_killed_run_made_its_snapshot_all_the_same(store: Store) -> None:
-    whole(store, made={}, status="RUNNING", ended=None)
-    assert f"Run {RUN[:12]} made it" in text(explain(store, Registry(), "flights@0"))
-    said = text(explain(store, Registry(), "latest"))
+def test_a_killed_run_made_its_snapshot_all_the_same(own: Store) -> None:
+    changed_record(own, made={}, status="RUNNING", ended=None)
+    assert f"Run {RUN[:12]} made it" in text(explain(own, Registry(), "flights@0"))
+    said = text(explain(own, Registry(), "latest"))
     assert f"Run {RUN}: run of flights, KILLED." in said
     assert "Registered as flights/2, against champion flights/1; it passed its gates and was not released" in said
 
 
-def test_the_story_of_a_version(store: Store) -> None:
-    whole(store)
+def test_the_story_of_a_version(own: Store) -> None:
     entry = {"name": "flights", "version": 2, "folder": "x", "digest": "y", "previous": {"name": "flights", "version": 1}}
-    write_json(store.root / "releases.json", {"format": 1, "sequence": 3, "models": {"flights": entry}})
-    found = explain(store, Registry(version(store, "candidate", "champion")), "flights@champion")
+    write_json(own.root / "releases.json", {"format": 1, "sequence": 3, "models": {"flights": entry}})
+    found = explain(own, Registry(version(own, "candidate", "champion")), "flights@champion")
     said = text(found)
     assert said.startswith("Model version flights/2: candidate and champion; its gates said yes.")
     assert f"Run {RUN[:12]} made it on 2026-11-23" in said
@@ -231,22 +253,20 @@ def test_the_story_of_a_version(store: Store) -> None:
     assert found.facts["aliases"] == ["candidate", "champion"]
 
 
-def test_a_version_whose_bundle_changed_or_went_is_said(store: Store) -> None:
-    whole(store)
-    registry = Registry(version(store))
+def test_a_version_whose_bundle_changed_or_went_is_said(own: Store) -> None:
+    registry = Registry(version(own))
     (registry.versions[0].folder / "bundle.json").write_text("other")
-    assert "the bundle has another digest in" in text(explain(store, registry, "flights/2"))
+    assert "the bundle has another digest in" in text(explain(own, registry, "flights/2"))
     (registry.versions[0].folder / "bundle.json").unlink()
-    assert "the bundle is gone from" in text(explain(store, registry, "flights/2"))
+    assert "the bundle is gone from" in text(explain(own, registry, "flights/2"))
 
 
-def test_with_tracking_down_a_version_is_told_from_the_records(store: Store) -> None:
-    whole(store)
-    said = text(explain(store, Registry(down=True), "flights/2"))
+def test_with_tracking_down_a_version_is_told_from_the_records(ran: Store) -> None:
+    said = text(explain(ran, Registry(down=True), "flights/2"))
     assert "Model version flights/2: aliases not known" in said
     assert "not told its aliases: tracking does not answer" in said
     with pytest.raises(TrackingDown):
-        explain(store, Registry(down=True), "flights/3")
+        explain(ran, Registry(down=True), "flights/3")
 
 
 def test_a_version_whose_run_is_gone_says_so(store: Store) -> None:
@@ -260,29 +280,27 @@ def test_a_version_whose_run_is_gone_says_so(store: Store) -> None:
      "..@champion", "%2e/1", "a\0/1", "a#/2", "", " ", "aa/../bb", "aa\n", "\x1b[2J", "flights@", "flights/x",
      "flights@99999999999999999999"],
 )  # fmt: skip
-def test_what_is_no_id_is_refused_and_nothing_is_read(store: Store, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole(store)
+def test_what_is_no_id_is_refused_and_nothing_is_read(ran: Store, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "open_snapshot", None)
     with pytest.raises(UsageError) as refused:
-        explain(store, Registry(), reference)
+        explain(ran, Registry(), reference)
     assert refused.value.allowed
 
 
-def test_what_is_not_there_is_refused_with_what_is_close(store: Store) -> None:
-    whole(store)
-    recorded(store, "ab" * 16)
+def test_what_is_not_there_is_refused_with_what_is_close(own: Store) -> None:
+    recorded(own, "ab" * 16)
     with pytest.raises(UsageError, match="more than one run") as several:
-        explain(store, Registry(), "a")
+        explain(own, Registry(), "a")
     assert set(several.value.allowed.split(", ")) == {RUN, "ab" * 16}
     with pytest.raises(UsageError, match="no run has this id"):
-        explain(store, Registry(), "ff")
+        explain(own, Registry(), "ff")
     with pytest.raises(UsageError, match="did you mean 'flights'"):
-        explain(store, Registry(), "flighs@0")
+        explain(own, Registry(), "flighs@0")
     with pytest.raises(UsageError) as wrong:
-        explain(store, Registry(), "flights@9")
+        explain(own, Registry(), "flights@9")
     assert wrong.value.allowed == "flights@0"
     with pytest.raises(UsageError, match="did you mean 'flights@0'"):
-        explain(store, Registry(), "flights0")
+        explain(own, Registry(), "flights0")
 
 
 def test_latest_of_an_empty_store_is_refused(store: Store) -> None:
@@ -298,10 +316,8 @@ def test_a_damaged_record_that_is_asked_for_is_named(store: Store) -> None:
     assert RUN in str(error.value.value)
 
 
-def test_the_graph_joins_what_was_read_to_what_made_it(store: Store) -> None:
-    whole(store)
-    whole(store, SECOND, ran=False, started="2026-11-24T10:00:00+00:00", ended=None)
-    graph = lineage_graph.of_run(records.read(store.runs / SECOND), {})
+def test_the_graph_joins_what_was_read_to_what_made_it(twice: Store) -> None:
+    graph = lineage_graph.of_run(records.read(twice.runs / SECOND), {})
     assert set(graph.edges) == {
         *(("source", "ingest"), ("ingest", "prepare"), ("prepare", "sweep"), ("sweep", "evaluate"), ("prepare", "evaluate")),
         ("evaluate", "register"),
@@ -311,9 +327,8 @@ def test_the_graph_joins_what_was_read_to_what_made_it(store: Store) -> None:
     assert titles["register"] == "version, ran in 0.1 s"
 
 
-def test_the_graph_is_one_small_drawing_with_escaped_names(store: Store) -> None:
-    record = whole(store)
-    hostile = lineage_graph.of_run(record, {"sweep": "<script>alert(1)</script>&\x1b"})
+def test_the_graph_is_one_small_drawing_with_escaped_names(ran: Store) -> None:
+    hostile = lineage_graph.of_run(records.read(ran.runs / RUN), {"sweep": "<script>alert(1)</script>&\x1b"})
     svg = lineage_graph.draw(hostile)
     found = ElementTree.fromstring(svg)
     assert svg == lineage_graph.draw(hostile)
@@ -323,15 +338,14 @@ def test_the_graph_is_one_small_drawing_with_escaped_names(store: Store) -> None
     assert svg.count("http") == 1  # the name space alone: nothing is loaded
 
 
-def test_the_graph_is_written_into_the_folder_of_the_run(store: Store, tmp_path: Path) -> None:
-    whole(store)
-    found = explain(store, Registry(), "latest")
-    assert write_graph(store, found, None) == store.runs / RUN / "explain.svg"
-    assert write_graph(store, found, tmp_path / "new" / "g.svg") == tmp_path / "new" / "g.svg"
+def test_the_graph_is_written_into_the_folder_of_the_run(own: Store, tmp_path: Path) -> None:
+    found = explain(own, Registry(), "latest")
+    assert write_graph(own, found, None) == own.runs / RUN / "explain.svg"
+    assert write_graph(own, found, tmp_path / "new" / "g.svg") == tmp_path / "new" / "g.svg"
     with pytest.raises(UsageError, match="SVG"):
-        write_graph(store, found, tmp_path / "g.html")
-    alone = explain(store, Registry(version(store, run_id="9" * 32)), "flights/2")
-    assert write_graph(store, alone, None) is None
+        write_graph(own, found, tmp_path / "g.html")
+    alone = explain(own, Registry(version(own, run_id="9" * 32)), "flights/2")
+    assert write_graph(own, alone, None) is None
 
 
 def test_the_command_keeps_its_own_fields_and_ends_with_the_graph(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

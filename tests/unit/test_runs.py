@@ -6,72 +6,20 @@ import datetime as dt
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from stores import RUN, kept, recorded
 
 from cluster.store import Store, write_json
 from conf.errors import RaycycleError, UsageError
 from flows.runs import kept_json, newest
 from ledger import records
-from ledger.records import Record, StageRun
-from ledger.stages import Cause, StageCache
-
-RUN = "aa" * 16
-COMMIT = "68001dce" * 5
-
-
-def recorded(store: Store, run_id: str = RUN, **changed: Any) -> Record:
-    """A record in the store, of a run that ended well a day ago, unless told otherwise."""
-    facts: dict[str, Any] = {
-        "run_id": run_id,
-        "verb": "run",
-        "dataset": "flights",
-        "status": "FINISHED",
-        "started": "2026-11-23T10:00:00+00:00",
-        "ended": "2026-11-23T10:00:42.500000+00:00",
-        "seed": 0,
-        "until": "report",
-        "config": {"deploy": "auto", "policy": {"name": "laptop"}, "sweep": {"num_trials": 2}},
-        "typed": [],
-        "contract": "",
-        "code": {"commit": COMMIT, "branch": "main", "files": {}, "left_out": {}},
-        "pack": "",
-        "environment": {"who": "ann@desk", "command": ["raycycle", "run", "experiment=flights"], "python": "3.11.7", "cpus": 2},
-        "stages": [],
-    }
-    record = Record(**(facts | changed))
-    records.write(record, store.runs / run_id)
-    return record
-
-
-def kept(
-    store: Store,
-    stage: str,
-    inputs: dict[str, str | None],
-    outputs: dict[str, str],
-    files: dict[str, Any],
-    run_id: str = RUN,
-    ran: bool = True,
-) -> StageRun:
-    """A stage's result in the cache, as a run would record it."""
-    cause = Cause(stage=stage, modules={}, libraries={}, config={}, inputs=inputs)
-    cache = StageCache(store, "flights", lambda text: None)
-    if cache.find(cause) is None:
-        with cache.making(cause) as lease, cache.publishing(cause, lease, run_id) as draft:
-            draft.outputs |= outputs
-            for name, value in files.items():
-                write_json(draft.folder / name, value)
-    made = cache.made(cause)
-    folder = str(made.folder.relative_to(store.root))
-    why = "no earlier result" if ran else f"unchanged since run {made.record.run_id[:12]}"
-    facts = {"seconds": 1.5, "key": cause.key, "folder": folder, "made_by": made.record.run_id, "inputs": inputs, "outputs": outputs}
-    return StageRun(stage=stage, ran=ran, why=why, **facts)
+from ledger.environment import process
+from ledger.records import StageRun
 
 
 def evaluated(store: Store, ran: bool = True) -> StageRun:
@@ -147,7 +95,7 @@ def spool(store: Store, run_id: str, **owner: Any) -> None:
 
 
 def test_a_running_record_of_a_dead_process_is_killed(store: Store) -> None:
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+    here = process()
     owners = {"1": here, "2": {**here, "created": 1.0}, "3": {**here, "host": "elsewhere"}}
     for letter, owner in owners.items():
         recorded(store, letter * 32, status="RUNNING", ended=None)

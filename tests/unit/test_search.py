@@ -95,7 +95,7 @@ def go_on(known: dict[int, Trial], random: np.random.Generator, concurrency: int
     return search, kept
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.integers(1, LAG), st.integers(1, LAG), st.integers(0, 20))
 def test_a_sweep_that_was_killed_ends_as_an_undisturbed_one_and_runs_nothing_twice(seed: int, before: int, after: int, ends: int) -> None:
     whole = until_killed(proposer(), np.random.default_rng(0), 1, 20)
@@ -107,7 +107,7 @@ def test_a_sweep_that_was_killed_ends_as_an_undisturbed_one_and_runs_nothing_twi
     assert search.exhausted and search.propose() is None
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 6), min_size=2, max_size=5))
 def test_a_sweep_may_be_killed_again_and_again(seed: int, lives: list[int]) -> None:
     random, known = np.random.default_rng(seed), dict[int, Trial]()

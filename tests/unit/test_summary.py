@@ -11,7 +11,7 @@ import pytest
 
 from cluster.store import Store
 from flows import summary
-from flows.evaluate import Quality
+from flows.evaluation import Quality
 from flows.gates import Verdict
 from flows.made import Made
 from flows.trial import Trial
@@ -33,7 +33,7 @@ def trial(number: int, family: str, loss: float, status: str = "finished", **par
     return Trial(number, family, params, False, status, loss, {}, 0.5, None, {}, 0.0)  # type: ignore[arg-type]
 
 
-def made(*, metric: str = "log_loss", passed: bool = True, champion: float | None = None, **more: Any) -> Made:
+def made(*, metric: str = "log_loss", passed: bool = True, champion: float | None = None, against: str = "", **more: Any) -> Made:
     trials = (
         trial(0, "linear", 0.6),
         trial(1, "mlp", 0.5, "stopped"),
@@ -45,6 +45,7 @@ def made(*, metric: str = "log_loss", passed: bool = True, champion: float | Non
         holdout=Quality(1_234, {"log_loss": 0.52, "roc_auc": 0.77}, {"log_loss": (0.51, 0.53), "roc_auc": (0.76, 0.78)}),
         constant={"log_loss": 0.63, "roc_auc": 0.5},
         champion={metric: champion} if champion is not None else None,
+        champion_name=against,
         verdicts=(Verdict("a", True, 1, 0, "fine"), Verdict("b", passed, 0, 1, "too low")),
     )
     ingested = SimpleNamespace(
@@ -77,15 +78,15 @@ def test_a_candidate_that_waits_is_told_with_the_command_that_releases_it(store:
 
 
 def test_a_refused_candidate_says_why_and_that_the_champion_stays(store: Store) -> None:
-    told = text(made(passed=False, champion=0.51), store)
-    assert "champion None: log_loss 0.5100" in told
+    told = text(made(passed=False, champion=0.51, against="flights/6"), store)
+    assert "champion flights/6: log_loss 0.5100" in told
     assert "gates     1 of 2 passed" in told
     assert "refused" in told
     assert "b: too low" in told
     assert told.endswith("next: raycycle report abc123")
-    kept = made(passed=False)
-    kept.champion = Version(name="flights", version=6)  # type: ignore[assignment]
-    assert "champion flights/6 stays" in text(kept, store)
+    assert "champion flights/6 stays" in told
+    assert "champion flights/6 stays" in text(made(passed=False, against="flights/6"), store), "though it could not be compared"
+    assert "champion" not in text(made(passed=False), store)
 
 
 def test_a_released_model_ends_with_a_command_to_ask_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
