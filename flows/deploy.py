@@ -25,7 +25,7 @@ def deploy(version: Registered, store: Store, registry: Registry, progress: Prog
     if CHAMPION in version.aliases and (url := answering(store, version)):
         progress.note("deploy", f"{version} answers already at {url}")
         progress.seconds.setdefault("deploy", 0.0)
-        return version, Released(version.name, version.version, url, 1, None, "", 0.0)
+        return version, Released(version.name, version.version, url, 0, None, "", 0.0)
     with progress.stage("deploy") as bar:
         ensure_app(store)
         released = releases.release(store, version.name, version.version, version.folder, version.digest)

@@ -57,7 +57,8 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
         if plan.deploys and made.evaluation.passed and made.version:
             stages.platform()
             made.version, made.released = deploy(made.version, store, registry, progress)
-            stages.act("deploy", str(made.version), progress.seconds["deploy"], {"model": made.version.digest})
+            fresh = made.released.replicas > 0
+            stages.act("deploy", str(made.version), progress.seconds["deploy"], {"model": made.version.digest}, ran=fresh)
         model = champion_of(name, registry, progress) or made.version
         if plan.reaches("score") and model:
             scored = score_stage(plan, stages, ingested, prepared, model)

@@ -71,9 +71,10 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
                 _log(spool, plan, made, record)
     finally:
         stages.close()
-        from ledger.lineage import emit  # imports slowly, and nothing waits for it
+        if any(stage.ran for stage in record.stages):  # else no data flowed
+            from ledger.lineage import emit  # imports slowly, and nothing waits for it
 
-        emit(record, made.folder, config.lineage.url, progress.say, config.lineage.namespace)
+            emit(record, made.folder, config.lineage.url, progress.say, config.lineage.namespace)
 
 
 def _log(spool: Spool, plan: Plan, made: Made, record: Record) -> None:

