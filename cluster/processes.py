@@ -69,6 +69,15 @@ def end(folders: Iterable[Path], timeout_s: float = 10.0) -> int:
     return len(seen)
 
 
+def end_orphans(folders: Iterable[Path]) -> None:
+    """End what a killed command left of its own Ray: processes of these folders whose parent is gone. Those of living commands stay."""
+    for process in belonging(folders):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if os.getpid() != 1 and (parent is None or parent.pid == 1 or parent.name() == "systemd"):
+                process.kill()
+
+
 def end_children() -> None:
     """Kill what this process started, and what that started, without waiting."""
     for process in psutil.Process().children(recursive=True):

@@ -19,6 +19,7 @@ from cluster.store import Store
 from conf.errors import RaycycleError, UsageError
 
 NAMESPACE = "raycycle"
+STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
 
         _quieten()
         try:
-            ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
+            _init(kind, options)
         except Exception as error:  # a node that starts too slowly is reported by Ray as a bare Exception
             raise _cannot_connect(kind, options["address"], running, error) from error
         try:
@@ -68,6 +69,21 @@ def connect(store: Store, address: str | None = None, *, num_cpus: float | None 
                 _command.kept = stack.pop_all()  # its variables too: a connection shows its token again and again
             else:
                 ray.shutdown()
+
+
+def _init(kind: str, options: dict[str, Any]) -> None:
+    """Start or join Ray. Its limit of 30 s for a start cannot be changed, and a busy machine needs longer: a private one is tried again."""
+    import ray
+
+    for left in reversed(range(STARTS if kind == "private" else 1)):
+        try:
+            ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            processes.end_children()
 
 
 @dataclass
@@ -124,6 +140,7 @@ def _probe(address: str) -> None:
 
 def _private(store: Store, num_cpus: float | None) -> dict[str, Any]:
     folders = Folders.of(store, private=True)
+    processes.end_orphans([folders.ray])
     drop_old_sessions(folders.ray)
     return {
         "num_cpus": num_cpus or os.cpu_count(),

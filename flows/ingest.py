@@ -64,9 +64,8 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
     """One batch of raw rows: its good rows as a file of the table, its bad ones as a file of the quarantine, and a row of counts."""
     checked = check(contract, batch)
     part = snapshots.write_part(folder, checked.good) if checked.good.num_rows else Part("", 0, TableDigest())
-    if checked.bad.num_rows:
-        # Two batches may hold the same bad rows, and neither may hide the other.
-        file = quarantine / f"{TableDigest.of(checked.bad)}-{uuid.uuid4().hex}.parquet".replace(":", "-")
+    file = quarantine / f"{uuid.uuid4().hex}.parquet" if checked.bad.num_rows else None
+    if file:
         with writing(file):
             pq.write_table(checked.bad, file)
     summary = {
@@ -75,6 +74,7 @@ def check_and_write(batch: pa.Table, contract: Contract, folder: Path, quarantin
         "digest": str(part.digest),
         "sha256": part.sha256,
         "rows": batch.num_rows,
+        "quarantined": [file.name, str(TableDigest.of(checked.bad)).replace(":", "-")] if file else None,
         "bad": json.dumps(Counter(checked.bad.column("_rule").to_pylist())),
         "warned": json.dumps(checked.warned),
     }
@@ -111,18 +111,35 @@ def _ingest(name: str, source: Source, contract: Contract, store: Store, lease: 
             zero_copy_batch=True,
             fn_kwargs={"contract": contract, "folder": folder, "quarantine": draft},
         )
-        rows = 0
+        rows, quarantined = 0, []
         for summary in checked.iter_rows():
             if summary["path"]:
                 parts.append(Part(summary["path"], summary["size"], TableDigest.parse(summary["digest"]), summary["sha256"]))
+            if summary["quarantined"]:
+                quarantined.append(tuple(summary["quarantined"]))
             bad.update(json.loads(summary["bad"]))
             warned.update(json.loads(summary["warned"]))
             rows += summary["rows"]
             bar.advance(summary["rows"], f"{bad.total():,} quarantined")
+        _name_by_content(draft, quarantined)
         _refuse_beyond_budget(contract, rows, bad)
         lease.check()
         snapshot = snapshots.commit(store, name, contract.schema(), parts)
     return Ingested(snapshot, dict(bad.most_common()), dict(warned), quarantine)
+
+
+def _name_by_content(folder: Path, written: list[tuple[str, str]]) -> None:
+    """Name the quarantine's files by the digest of their rows, numbered where batches held the same ones.
+
+    What is not among the `written` came from a worker that died after it wrote, and was tried again.
+    """
+    seen: Counter[str] = Counter()
+    for name, digest in written:
+        seen[digest] += 1
+        (folder / name).rename(folder / f"{digest}{f'-{seen[digest]}' if seen[digest] > 1 else ''}.parquet")
+    for file in folder.glob("*.parquet"):
+        if not file.name.startswith(("rows1-", "joined-tables")):
+            file.unlink()
 
 
 def _refuse_beyond_budget(contract: Contract, rows: int, bad: Counter[str]) -> None:

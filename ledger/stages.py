@@ -146,7 +146,10 @@ class StageCache:
     def all(self, stage: str) -> list[Kept]:
         """Every kept result of a stage, newest first."""
         folders = [folder for folder in self._stage(stage).glob("*") if (folder / RECORD).is_file() and not folder.name.startswith(".")]
-        found = [kept for folder in folders if (kept := Kept.read(folder))]
+        found = []
+        for folder in folders:
+            with contextlib.suppress(RaycycleError):  # a damaged one is named when it is wanted itself
+                found += [kept] if (kept := Kept.read(folder)) else []
         return sorted(found, key=lambda kept: kept.record.made, reverse=True)
 
     def why(self, cause: Cause) -> str:

@@ -109,12 +109,13 @@ def test_the_model_opens_in_mlflow_without_a_pickle(main_job: dict[str, Any], bu
 
 
 def test_each_trial_is_a_child_run(main_job: dict[str, Any], home: Home) -> None:
-    client = Tracking.open(home.store).client
+    tracking = Tracking.open(home.store)
+    client, run_id = tracking.client, tracking.mlflow_run_id(main_job["run_id"])
     experiment = client.get_experiment_by_name("flights_small")
-    children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{main_job['run_id']}'")
+    children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert len(children) == 5
     assert {child.data.params["trainer"] for child in children} == {"linear", "xgboost", "lightgbm", "mlp"}
-    assert client.get_run(main_job["run_id"]).info.status == "FINISHED"
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_no_leakage_column_is_a_feature(bundle: Bundle) -> None:
