@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 
 from cluster.store import Store, write_atomic
 from conf.errors import RaycycleError
+from flows.pages import templates
 from ledger import keys
 
 FORMAT = 1
@@ -178,14 +179,7 @@ def render(certificate: Certificate) -> bytes:
 
     from flows.canvas import COLOURS
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup | jinja2.Undefined) else shown(value),
-    )
+    environment = templates(finalize=lambda value: value if isinstance(value, Markup | jinja2.Undefined) else shown(value))
     environment.filters |= {"short": _short}
     template = environment.get_template("certificate.html.j2")
     page = template.render(found=certificate, rows=_digest_rows, colours=COLOURS, items=_ITEMS, bit_exact=BIT_EXACT)

@@ -47,11 +47,15 @@ class Ingested:
     warned: dict[str, int] = field(default_factory=dict)
     quarantine: Path | None = None
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        return {"rows": str(self.snapshot.digest), "quarantined": digests.of_value(self.quarantined)}
+
     def save(self, folder: Path) -> dict[str, str]:
         snapshot = self.snapshot
         facts = {"quarantined": self.quarantined, "warned": self.warned, "quarantine": str(self.quarantine or "")}
         write_json(folder / "ingested.json", {"format": 1, "name": snapshot.name, "version": snapshot.version, **facts})
-        return {"rows": str(snapshot.digest), "quarantined": digests.of_value(self.quarantined)}
+        return self.outputs
 
     @classmethod
     def load(cls, folder: Path, store: Store) -> Ingested:

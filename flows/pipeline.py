@@ -1,4 +1,4 @@
-"""The whole life of a model, in order. `learn` are the stages that follow from data, code and seeds alone; `run` then acts on the world.
+"""The whole life of a model, in order. Each line of `run` is a stage: its function is in a file of its own, what it follows from below.
 
 $ raycycle run experiment=flights
 """
@@ -59,7 +59,7 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
             made.version, made.released = deploy(made.version, store, registry, progress)
             fresh = made.released.replicas > 0
             stages.act("deploy", str(made.version), progress.seconds["deploy"], {"model": made.version.digest}, ran=fresh)
-        model = champion_of(name, registry, progress) or made.version
+        model = made.version if made.released else champion or made.version
         if plan.reaches("score") and model:
             scored = score_stage(plan, stages, ingested, prepared, model)
             made.score_input = linked(scored.folder / "input", made.folder / "score_input")

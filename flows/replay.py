@@ -25,10 +25,10 @@ from flows.stages import Result, Stages
 from ledger import records
 from ledger.records import Record
 from ledger.registry import Registered
-from ledger.stages import Kept
+from ledger.stages import kept_bundle
 from tables import snapshots
 from tables.rows import TableDigest
-from tables.snapshots import Snapshot, SnapshotFile
+from tables.snapshots import SnapshotFile
 
 REPLAYED = ("ingest", "prepare", "sweep", "evaluate", "score")
 
@@ -90,13 +90,10 @@ def _ingested(planned: Plan, record: Record, store: Store, stages: Stages) -> Re
         bar.advance(found.rows, "rows of the recorded snapshot digested anew")
     held = replace(lying, files=unverified, digest=found)
     fresh = _from_source(planned, record, stages)
-    told = fresh.snapshot if fresh else held
-    outputs = {"rows": str(told.digest), "snapshot as it lies": str(found)}
-    if fresh:
-        outputs["quarantined"] = fresh.save(_empty(Path(stages.record_folder) / "ingested"))["quarantined"]
+    outputs = {**(fresh.outputs if fresh else {"rows": str(found)}), "snapshot as it lies": str(found)}
     stages.act("ingest", "from its source" if fresh else "its source has changed", time.monotonic() - started, outputs)
-    write_json(stages.record_folder / "snapshot.json", {"fresh": str(fresh.snapshot.folder) if fresh else "", "digest": str(told.digest)})
-    return _as_result(held, stages)
+    write_json(stages.record_folder / "snapshot.json", {"fresh": str(fresh.snapshot.folder) if fresh else "", "digest": outputs["rows"]})
+    return Result({"rows": str(found)}, held.folder, lambda: Ingested(held))
 
 
 def _from_source(planned: Plan, record: Record, stages: Stages) -> Ingested | None:
@@ -123,21 +120,6 @@ def row_digest(file: SnapshotFile) -> TableDigest:
     return TableDigest.of(snapshots.read(file))
 
 
-def _as_result(snapshot: Snapshot, stages: Stages) -> Result[Ingested]:
-    """A snapshot in the place of a stage's result."""
-
-    class Given(Result[Ingested]):
-        outputs = {"rows": str(snapshot.digest)}  # type: ignore[assignment] # noqa: RUF012
-        value = Ingested(snapshot)  # type: ignore[assignment]
-
-    return Given(None, None)  # type: ignore[arg-type]
-
-
-def _empty(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _input(record: Record, stage: str, name: str) -> str | None:
     found = record.stage(stage)
     return found.inputs.get(name) if found else None
@@ -145,13 +127,12 @@ def _input(record: Record, stage: str, name: str) -> str | None:
 
 def _version(store: Store, record: Record, digest: str | None) -> Registered | None:
     """The recorded bundle of this digest, from the results that the store keeps; no registry is asked."""
-    if digest in (None, "none"):
+    if digest is None or digest == "none":
         return None
-    for folder in (store.root / "cache" / "stages").glob("*/evaluate/*"):
-        kept = Kept.read(folder)
-        if kept and kept.record.outputs["model"] == digest:
-            return Registered(record.dataset, 0, str(digest), folder / "bundle", record.run_id, True, ())
-    raise UsageError("a model that the run used is gone from the store", value=digest, next="restore it, or choose --until sweep")
+    bundle = kept_bundle(store, digest)
+    if bundle is None:
+        raise UsageError("a model that the run used is gone from the store", value=digest, next="restore it, or choose --until sweep")
+    return Registered(record.dataset, 0, digest, bundle, record.run_id, True, ())
 
 
 def main(job_file: Path) -> int:

@@ -14,6 +14,7 @@ from cluster.store import Store, write_atomic
 from conf.errors import UsageError
 from flows.canvas import COLOURS
 from flows.charts import comparison, sections
+from flows.pages import templates
 from flows.story import Story, beaten, cell, duration, metric_name, number
 from flows.sweep import best_by_family
 from ledger import digests
@@ -47,14 +48,10 @@ def report(story: Story, into: Path, progress: Progress) -> Page:
 
 def render(story: Story) -> str:
     """The page as HTML. Every name that comes from data is escaped; only drawings are let through as they are."""
-    import jinja2
     import yaml
     from markupsafe import Markup
 
-    folder = Path(__file__).parent / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = templates()
     environment.filters |= {"number": number, "seconds": duration, "metric": metric_name, "svg": Markup, "cell": cell}
     swept, evaluation = story.swept, story.evaluation
     return environment.get_template("report.html.j2").render(

@@ -66,7 +66,7 @@ def reproduce(
         for difference in differences:
             progress.say(f"environment differs: {difference}")
         replayed = _replay(Job(record_folder=str(folder), store=str(store.root), into=str(into), until=last), source, python)
-        compared = [_compared(record, stage, store) for stage in replayed]
+        compared = [_compared(record, stage) for stage in replayed]
         first = next(
             (
                 _first_difference(record, stage, snapshot, store, into)
@@ -197,14 +197,13 @@ def _replay(job: Job, source: Path, python: Path) -> list[StageRun]:
     return [msgspec.convert(stage, StageRun) for stage in answer["stages"]]
 
 
-def _compared(record: Record, replayed: StageRun, store: Store) -> StageComparison:
+def _compared(record: Record, replayed: StageRun) -> StageComparison:
     was = record.stage(replayed.stage)
     recorded = dict(was.outputs) if was else {}
     if replayed.stage == "ingest":
         recorded["snapshot as it lies"] = record.made["snapshot"]["digest"]
         recorded = {name: digest for name, digest in recorded.items() if name in replayed.outputs}
-    equal, exactness = recorded == replayed.outputs, BIT_EXACT
-    return StageComparison(replayed.stage, equal, recorded, replayed.outputs, replayed.seconds, exactness)
+    return StageComparison(replayed.stage, recorded == replayed.outputs, recorded, replayed.outputs, replayed.seconds, BIT_EXACT)
 
 
 def _first_difference(record: Record, replayed: StageRun, snapshot: Snapshot, store: Store, into: Path) -> Difference:

@@ -11,9 +11,9 @@ from conf.errors import RaycycleError, some
 from conf.targets import SOURCE
 from flows import certificate
 from flows.runs import SHORT
-from ledger import digests
 from ledger.environment import compare, environment
 from ledger.records import Record
+from ledger.stages import kept_bundle
 
 
 def facts(store: Store, record: Record, note: Callable[[str], None]) -> dict[str, Any]:
@@ -76,8 +76,7 @@ def _no_champion(store: Store, record: Record) -> Iterator[str]:
     digest = stage.inputs.get("champion") if stage else None
     if digest is None or digest == "none":
         return
-    kept = (store.root / "cache" / "stages").glob("*/evaluate/*/bundle/bundle.json")
-    if not any(digests.of_file(manifest) == digest for manifest in kept):
+    if kept_bundle(store, digest) is None:
         yield f"the champion it was measured against ({digest[:SHORT]}) is gone from the cache"
 
 

@@ -58,22 +58,15 @@ class Place:
 
 @dataclass
 class Result(Generic[T]):
-    """A stage's result in the cache. `value` is read, and its bytes are verified, when it is first asked for."""
+    """A stage's result: its digests, and where it lies. `value` is read, and its bytes are verified, when it is first asked for."""
 
-    kept: Kept
-    load: Callable[[Path], T]
-
-    @property
-    def outputs(self) -> dict[str, str]:
-        return self.kept.record.outputs
-
-    @property
-    def folder(self) -> Path:
-        return self.kept.folder
+    outputs: dict[str, str]
+    folder: Path
+    read: Callable[[], T]
 
     @cached_property
     def value(self) -> T:
-        return self.load(self.kept.verified().folder)
+        return self.read()
 
 
 @dataclass
@@ -144,7 +137,7 @@ class Stages:
             self.progress.seconds[stage] = time.monotonic() - started
             self.progress.note(stage, why)
         self._note(kept, ran, why, time.monotonic() - started)
-        return Result(kept, load)
+        return Result(kept.record.outputs, kept.folder, lambda: load(kept.verified().folder))
 
     def act(self, stage: str, why: str, seconds: float, outputs: dict[str, str], ran: bool = True) -> None:
         """Record a stage that acts on the world, and so is not kept: a registration, a release."""

@@ -120,14 +120,13 @@ class StageCache:
     store: Store
     dataset: str
     say: Callable[[str], None]
-    found: dict[str, Kept] = field(default_factory=dict)
 
     def folder(self, cause: Cause) -> Path:
         return self._stage(cause.stage) / cause.key
 
     def work(self, cause: Cause) -> Path:
         """Where a stage that takes long keeps what it has so far; it lies there until the stage has ended well."""
-        path = self._stage(cause.stage) / f"{cause.key}.unfinished"
+        path = self._unfinished(cause)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -187,7 +186,7 @@ class StageCache:
             )
             write_json(folder / RECORD, msgspec.to_builtins(record))
             lease.check()
-        shutil.rmtree(self._stage(cause.stage) / f"{cause.key}.unfinished", ignore_errors=True)
+        shutil.rmtree(self._unfinished(cause), ignore_errors=True)
 
     def _left(self, cause: Cause) -> bool:
         return next(self._stage(cause.stage).glob(f"*{cause.key}.*"), None) is not None
@@ -197,10 +196,19 @@ class StageCache:
         with locks.unless_held(self.store, f"stage-{cause.key}") as mine:
             if mine:
                 drop_drafts(self.folder(cause))
-                shutil.rmtree(self._stage(cause.stage) / f"{cause.key}.unfinished", ignore_errors=True)
+                shutil.rmtree(self._unfinished(cause), ignore_errors=True)
+
+    def _unfinished(self, cause: Cause) -> Path:
+        return self._stage(cause.stage) / f"{cause.key}.unfinished"
 
     def _stage(self, stage: str) -> Path:
         return self.store.folder("cache") / "stages" / safe_name("dataset", self.dataset) / stage
+
+
+def kept_bundle(store: Store, digest: str) -> Path | None:
+    """The bundle with this digest among the candidates that were kept, of any dataset; no registry is asked."""
+    manifests = (store.root / "cache" / "stages").glob("*/evaluate/*/bundle/bundle.json")
+    return next((manifest.parent for manifest in manifests if digests.of_file(manifest) == digest), None)
 
 
 @dataclass

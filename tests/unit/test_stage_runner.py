@@ -277,7 +277,8 @@ def test_a_stage_notes_what_it_worked_with(start: Callable[..., Run]) -> None:
         place.resources["workers"] = 3.0
         return Answer("42")
 
-    kept = run.stages.run("prepare", {}, make, Answer.load).kept
+    kept = Kept.read(run.stages.run("prepare", {}, make, Answer.load).folder)
+    assert kept is not None
     assert kept.record.resources["workers"] == 3.0
     assert kept.record.resources["driver_cpu_s"] >= 0
     assert (kept.folder / RECORD).is_file()
