@@ -29,7 +29,8 @@ READS = {
     "ingest": ("dataset.source", "contract"),
     "prepare": ("dataset.split", "dataset.slices", "score.by", "encode", "contract"),
     "sweep": ("trainer", "search", "sweep.num_trials", "sweep.lag", "sweep.metric", "sweep.folds", "seed", "plugins"),
-    "evaluate": ("dataset.name", "dataset.slices", "score.by", "trainer", "gates", "plugins"),
+    # The source for how its text files were read, which the bundle tells; metric and seed for the gates' intervals.
+    "evaluate": ("dataset.name", "dataset.source", "dataset.slices", "score.by", "trainer", "sweep.metric", "seed", "gates", "plugins"),
     "score": ("score",),
     "report": ("dataset.name", "deploy", "policy"),
 }
