@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,9 @@ def _detectors() -> tuple[list[re.Pattern[str]], list[re.Pattern[str]]]:
     from detect_secrets.plugins.base import RegexBasedDetector
 
     other = {"IPPublicDetector", "BasicAuthDetector", "JwtTokenDetector", "PrivateKeyDetector"}
-    kinds: list[Any] = [kind for kind in get_mapping_from_secret_type_to_class().values() if issubclass(kind, RegexBasedDetector)]
-    patterns = [pattern for kind in kinds if kind.__name__ not in other for pattern in kind().denylist]
+    known: Iterable[Any] = get_mapping_from_secret_type_to_class().values()
+    kinds = [kind for kind in known if issubclass(kind, RegexBasedDetector) and kind.__name__ not in other]
+    patterns = [pattern for kind in kinds for pattern in kind().denylist]
     by_line = [pattern for pattern in patterns if pattern.pattern.startswith("(?:(?<=\\W)|") or ".+" in pattern.pattern]
     return [pattern for pattern in patterns if pattern not in by_line], by_line
 
