@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tables import flights as source
+from tables.sources import flights as source
 
 Array = NDArray[np.float64]
 SURVEY_LABEL = "würden Sie uns empfehlen? (ja/nein)"

@@ -17,12 +17,12 @@ from cluster.store import safe_name, write_atomic
 from conf.errors import UsageError
 from flows.look import Sample, find_source, look_at
 from tables.contract import as_yaml
-from tables.files import Files
-from tables.formats import PACKED, SUFFIXES, UNREADABLE
 from tables.look.findings import Finding, counted, shown
 from tables.look.labels import find_label
 from tables.look.profile import Profile
 from tables.look.survey import profile
+from tables.sources.files import Files
+from tables.sources.formats import PACKED, SUFFIXES, UNREADABLE
 
 MAX_UNREADABLE = 0.05
 # Words that Hydra's grammar reads as something other than a name.
@@ -226,7 +226,7 @@ def dataset_yaml(name: str, source: Files, seen: Profile) -> str:
     document = {
         "name": name,
         "contract": name,
-        "source": {"_target_": "tables.files.Files", "path": source.path, **options},
+        "source": {"_target_": "tables.sources.files.Files", "path": source.path, **options},
         "split": {"_target_": f"tables.splits.{kind}", **split},
         "slices": seen.slices,
     }

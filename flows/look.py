@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from cluster.progress import Bar, Progress
 from conf.errors import UsageError
-from tables.files import Files
-from tables.formats import UNREADABLE
 from tables.look.dialect import find_delimiter, find_encoding
 from tables.look.findings import Finding
+from tables.sources.files import Files
+from tables.sources.formats import UNREADABLE
 
 MAX_ROWS = 1_000_000
 MAX_CELLS = 40_000_000

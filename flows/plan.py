@@ -13,8 +13,8 @@ from flows.gates import Gate
 from flows.ingest import Source
 from flows.sweep import Searching
 from tables.contract import Contract
-from tables.files import Files
 from tables.rules import check_rule
+from tables.sources.files import Files
 from tables.splits import Split
 from trainers.family import Family, families
 from trainers.metrics import check_metric

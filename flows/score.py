@@ -22,11 +22,11 @@ from cluster.store import finite, publish, read_json, write_json
 from conf.errors import RaycycleError, UsageError, some, suggest
 from ledger import digests
 from ledger.registry import Registered
-from tables import formats
 from tables.casting import cast
 from tables.contract import Contract, check_features
-from tables.files import Files
 from tables.rows import TableDigest, row_hashes
+from tables.sources import formats
+from tables.sources.files import Files
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
 

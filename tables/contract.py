@@ -19,8 +19,8 @@ import yaml
 from conf.errors import UsageError, some, suggest
 from tables.casting import ARROW, ColumnType, cast, true_or_false
 from tables.features import Task
-from tables.formats import UNREADABLE
 from tables.rules import check_rule, evaluate, names_in
+from tables.sources.formats import UNREADABLE
 
 Role = Literal["feature", "label", "key", "time", "observed"]
 Severity = Literal["warn", "quarantine", "stop"]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conf.errors import UsageError
-from tables.formats import HEADER_BYTES, head, open_bytes
+from tables.sources.formats import HEADER_BYTES, head, open_bytes
 
 DELIMITERS = ",;\t|"
 SCANNED_BYTES = 256 << 20

@@ -34,7 +34,7 @@ RUN = (
 DATASET = """
 name: shop
 contract: shop
-source: {_target_: tables.files.Files, path: "???"}
+source: {_target_: tables.sources.files.Files, path: "???"}
 split: {_target_: tables.splits.HashSplit}
 slices: [colour]
 """

@@ -98,7 +98,7 @@ def test_a_missing_config_dir_is_refused(tmp_path: Path) -> None:
         "os.system",
         "conf.compose.Path",
         "logging.os.system",
-        "tables.flights.importlib.util",
+        "tables.sources.flights.importlib.util",
         "builtins.eval",
         "",
         "flights",

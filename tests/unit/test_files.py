@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conf.errors import UsageError
-from tables import formats
 from tables.contract import Column, Contract, check
-from tables.files import Files
-from tables.formats import UNREADABLE
 from tables.look.dialect import find_delimiter, find_encoding
 from tables.rows import TableDigest
+from tables.sources import formats
+from tables.sources.files import Files
+from tables.sources.formats import UNREADABLE
 
 
 def read(path: Path, **options) -> pa.Table:

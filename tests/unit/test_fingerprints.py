@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from conf.errors import UsageError
-from tables import fingerprints, flights
-from tables.files import Files
-from tables.fingerprints import fingerprint
-from tables.flights import Flights
+from tables.sources import fingerprints, flights
+from tables.sources.files import Files
+from tables.sources.fingerprints import fingerprint
+from tables.sources.flights import Flights
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from conf.compose import BUILT_IN
 from conf.errors import UsageError
-from tables import flights as source
 from tables.contract import Checked, Contract, check
-from tables.flights import Flights, features, lookup, partitions, with_clock
 from tables.rows import TableDigest, row_hashes
+from tables.sources import flights as source
+from tables.sources.flights import Flights, features, lookup, partitions, with_clock
 
 CONTRACT = Contract.load(BUILT_IN / "contract" / "flights.yaml")
 LEAKS = ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum")

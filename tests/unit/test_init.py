@@ -18,9 +18,9 @@ from conf.errors import UsageError
 from flows import look
 from flows.init import NewDataset, dataset_yaml, init, name_from
 from tables.contract import Contract, check
-from tables.files import Files
 from tables.look.profile import Profile
 from tables.look.schedule import SplitPlan
+from tables.sources.files import Files
 
 N = 200
 X = np.random.default_rng(3).normal(size=N).round(3)
@@ -37,7 +37,7 @@ def reread(made: NewDataset) -> tuple[Files, Contract]:
     """The source and contract as a run will see them."""
     node = OmegaConf.to_container(OmegaConf.load(made.dataset), resolve=True)
     source = dict(node["source"])
-    assert source.pop("_target_") == "tables.files.Files"
+    assert source.pop("_target_") == "tables.sources.files.Files"
     return Files(**source), Contract.load(made.contract)
 
 

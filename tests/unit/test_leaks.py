@@ -10,11 +10,11 @@ from sklearn import datasets
 
 from conf.compose import BUILT_IN
 from flows.leaks import Probe, alone, probe
-from tables import flights as source
 from tables.contract import Contract, check
 from tables.encoder import Encoder
 from tables.features import Feature, Task
 from tables.sketches import as_floats, sketch
+from tables.sources import flights as source
 from trainers.protocol import Matrix
 
 TOO_GOOD = 0.99

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables import windows
+from tables.sources import windows
 
 moments = st.integers(0, 60)
 events = st.lists(st.tuples(moments, st.none() | st.tuples(moments, st.integers(-9, 9))), max_size=25)

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.errors import UsageError, suggest
-from tables import formats
-from tables.fingerprints import fingerprint
-from tables.formats import UNREADABLE, Format, Text
+from tables.sources import formats
+from tables.sources.fingerprints import fingerprint
+from tables.sources.formats import UNREADABLE, Format, Text
 
 if TYPE_CHECKING:
     import ray.data

@@ -17,10 +17,10 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from conf.errors import UsageError
-from tables import windows
-from tables.fingerprints import fingerprint
 from tables.rows import row_hashes
 from tables.rules import evaluate
+from tables.sources import windows
+from tables.sources.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import ray.data
