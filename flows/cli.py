@@ -5,27 +5,18 @@ $ raycycle --help
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import sys
-import time
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cluster import interrupt
-from conf.errors import RaycycleError, RefusedError, UsageError, root_cause
-
-if TYPE_CHECKING:
-    from cluster.progress import Progress
-    from cluster.store import Store
-    from conf.compose import Composed
-    from conf.schema import PlatformConfig
+from conf.errors import RefusedError, UsageError
+from flows.answer import ConfigDir, Json, Overrides, Quiet, Settings, answering, progress
+from flows.data import data_app
 
 app = typer.Typer(
     name="raycycle",
@@ -36,96 +27,7 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Registered model versions.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(model_app, name="model")
-
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as trainer=xgboost sweep.num_trials=50")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as store.root=FOLDER serve.port=8001")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
-ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="Your own tree of configuration groups.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
-
-
-class Answer:
-    """What a verb tells: fields for scripts, lines for a person."""
-
-    def __init__(self, verb: str) -> None:
-        self.fields: dict[str, Any] = {"verb": verb}
-        self.lines: list[str] = []
-        self.refused: RefusedError | None = None
-        self.store: Store | None = None
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
-
-
-@contextlib.contextmanager
-def answering(verb: str, as_json: bool) -> Iterator[Answer]:
-    """Run a verb and end the process with its exit code: 0 done, 1 failed, 2 wrong usage, 3 refused, 130 interrupted."""
-    answer = Answer(verb)
-    error: RaycycleError | None = None
-    code = 0
-    try:
-        yield answer
-        error = answer.refused
-    except KeyboardInterrupt:
-        error, code = RaycycleError("interrupted", next="the same command starts again; nothing half done is visible"), 130
-    except Exception as raised:
-        error = _for_a_person(root_cause(raised), answer.store)
-    from cluster.store import finite
-
-    code = code or (error.exit_code if error else 0)
-    for line in answer.lines:
-        print(line, file=sys.stderr if as_json else sys.stdout)
-    if error is not None:
-        print(f"{'refused' if code == 3 else 'error'}: {error.message}", file=sys.stderr)
-    if as_json:
-        seconds = answer.fields.pop("seconds", {}) | {"total": answer.seconds}
-        fields = {**answer.fields, "ok": code == 0, "exit_code": code, "run_id": answer.fields.get("run_id"), "seconds": seconds}
-        print(json.dumps(finite(fields | ({"error": error.as_json()} if error else {}), lambda number: None), default=str))
-    sys.stdout.flush()
-    raise typer.Exit(code)
-
-
-def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
-    """An error nobody foresaw becomes one line; its traceback goes to a file."""
-    if isinstance(raised, RaycycleError):
-        return raised
-    inner = getattr(raised, "cause", None)  # Ray wraps what a worker raised in its own words and colours
-    blamed = inner if isinstance(inner, BaseException) else raised
-    said = ": ".join([type(blamed).__name__, *str(blamed).strip().splitlines()[:1]])
-    full = "".join(traceback.format_exception(raised))
-    if store is None:
-        print(full, file=sys.stderr)
-        return RaycycleError(said)
-    file = store.folder("logs") / f"error-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-    file.write_text(full, encoding="utf-8")
-    return RaycycleError(said, next=f"the full story is in {file}")
-
-
-def _progress(quiet: bool) -> Progress:
-    from cluster.progress import Progress
-
-    return Progress(quiet=quiet)
-
-
-def _platform(overrides: list[str] | None, answer: Answer) -> tuple[Composed[PlatformConfig], Store]:
-    from cluster.store import Store
-    from conf.compose import compose
-
-    composed = compose(overrides or [], root="platform")
-    answer.store = Store.open(composed.config.store.root)
-    return composed, answer.store
-
-
-def _store(overrides: list[str] | None, answer: Answer) -> Store:
-    """The store, without the half second that composing takes where nothing was told that could name another."""
-    from cluster.store import Store
-
-    if overrides or any(Path("raycycle-conf", name).exists() for name in ("store", "platform.yaml")):
-        return _platform(overrides, answer)[1]
-    answer.store = Store.open()
-    return answer.store
+app.add_typer(data_app, name="data")
 
 
 def _print_version(wanted: bool) -> None:
@@ -157,7 +59,7 @@ def init(
     with answering("init", as_json) as answer:
         from flows.init import init as make
 
-        made = make(table, label, name, into, force=force, progress=_progress(quiet))
+        made = make(table, label, name, into, force=force, progress=progress(quiet))
         answer.fields |= made.as_json()
         answer.lines = made.lines()
 
@@ -203,7 +105,7 @@ def _run(
         from flows.pipeline import run as run_stages
         from flows.summary import lines
 
-        made = run_stages(planned, store, _progress(quiet), verb)
+        made = run_stages(planned, store, progress(quiet), verb)
         answer.fields |= fields(made, planned, store)
         answer.lines = lines(made, planned, store, answer.seconds)
         if made.refusals:
@@ -238,7 +140,7 @@ def score(
         version = Registry(Tracking(store, config.store.tracking)).find(model)
         source = dataclasses.replace(source.read_like(Bundle.open(version.folder, version.digest).manifest.reading), unreadable="mark")
         with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
-            scored = score_table(version, source, output.absolute(), config.keep, _progress(quiet), config.max_bad_fraction)
+            scored = score_table(version, source, output.absolute(), config.keep, progress(quiet), config.max_bad_fraction)
         answer.fields |= {"model": version.name, "version": version.version, "scores": str(scored.output), "score_input": table}
         answer.fields |= {"rows": scored.rows, "quarantined": scored.quarantined}
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in scored.quarantined.items())
@@ -266,13 +168,13 @@ def deploy(
         wanted = words.pop(0) if words and "=" not in words[0] else None
         if wanted is not None and not wanted.isdigit():
             raise UsageError("VERSION is not a number", value=wanted, next=f"raycycle model list {name}")
-        composed, store = _platform(words, answer)
+        composed, store = answer.open_platform(words)
         registry = Registry(Tracking(store, composed.config.store.tracking))
         version = registry.find(f"{safe_name('model', name)}/{wanted}" if wanted else f"{safe_name('model', name)}@candidate")
         refuse_failed(version)
-        progress = _progress(quiet)
-        start_platform(store, progress, composed.config.serve.port, composed.config.cluster.cpus)
-        version, released = release(version, store, registry, progress)
+        say = progress(quiet)
+        start_platform(store, say, composed.config.serve.port, composed.config.cluster.cpus)
+        version, released = release(version, store, registry, say)
         answer.fields |= {"model": name, "version": released.version, "endpoint": released.url, "previous": released.previous}
         answer.lines = [f"{version} answers at {released.url}" + (f" ({released.note})" if released.note else "")]
 
@@ -284,8 +186,8 @@ def up(overrides: Settings = None, as_json: Json = False, quiet: Quiet = False) 
         from flows.deploy import start_platform
         from ledger.identities import token_file
 
-        composed, store = _platform(overrides, answer)
-        running = start_platform(store, _progress(quiet), composed.config.serve.port, composed.config.cluster.cpus)
+        composed, store = answer.open_platform(overrides)
+        running = start_platform(store, progress(quiet), composed.config.serve.port, composed.config.cluster.cpus)
         answer.fields |= {"endpoint": running.url, "token_file": str(token_file(store)), "started": running.fresh}
         answer.lines = [f"{'up' if running.fresh else 'already up'}: {running.url}, token in {token_file(store)}"]
 
@@ -296,7 +198,7 @@ def down(overrides: Settings = None, as_json: Json = False) -> None:
     with answering("down", as_json) as answer:
         from cluster import platform
 
-        _, store = _platform(overrides, answer)
+        _, store = answer.open_platform(overrides)
         ended = platform.down(store)
         answer.fields["processes_ended"] = ended
         answer.lines = [f"down ({ended} processes ended)" if ended else "nothing was up"]
@@ -308,7 +210,7 @@ def status(overrides: Settings = None, as_json: Json = False) -> None:
     with answering("status", as_json) as answer:
         from flows.status import status as look
 
-        _, store = _platform(overrides, answer)
+        _, store = answer.open_platform(overrides)
         found = look(store)
         answer.fields |= found.as_json()
         answer.lines = found.lines()
@@ -322,7 +224,7 @@ def report(
     with answering("report", as_json) as answer:
         from flows.report import report_of
 
-        _, store = _platform(overrides, answer)
+        _, store = answer.open_platform(overrides)
         file = report_of(store, run_id)
         answer.fields |= {"run_id": file.parent.name, "report": str(file)}
         answer.lines = [str(file)]
@@ -339,7 +241,7 @@ def runs(
     with answering("runs", as_json) as answer:
         from flows.runs import newest
 
-        found = newest(_store(overrides, answer), last, dataset)
+        found = newest(answer.open_store(overrides), last, dataset)
         answer.fields |= found.as_json()
         answer.lines = found.lines()
 
@@ -360,7 +262,7 @@ def explain(
         from ledger.registry import Registry
         from ledger.tracking import Tracking
 
-        composed, store = _platform(overrides, answer)
+        composed, store = answer.open_platform(overrides)
         found = tell(store, Registry(Tracking(store, composed.config.store.tracking)), reference)
         answer.fields |= found.facts
         answer.lines = found.lines
@@ -390,8 +292,8 @@ def reproduce(
         for option, value, allowed in (("--code", code, ("recorded", "here")), ("--env", env, ("here", "build"))):
             if value not in allowed:
                 raise UsageError(f"{option} has no such choice", value=value, allowed=", ".join(allowed))
-        _, store = _platform(overrides, answer)
-        found = replay(store, run_id, _progress(quiet), until=until, code=code, env=env)
+        _, store = answer.open_platform(overrides)
+        found = replay(store, run_id, progress(quiet), until=until, code=code, env=env)
         answer.fields |= {"run_id": found.certificate.run_id, "verdict": found.certificate.verdict, "certificate": str(found.file)}
         answer.fields["stages"] = {stage.stage: stage.equal for stage in found.certificate.stages}
         answer.fields["first_difference"] = (
@@ -412,7 +314,7 @@ def model_list(
         from ledger.registry import Registry
         from ledger.tracking import Tracking
 
-        composed, store = _platform(overrides, answer)
+        composed, store = answer.open_platform(overrides)
         registry = Registry(Tracking(store, composed.config.store.tracking))
         names = [registry.known(name)] if name else registry.names()
         versions = [version for each in names for version in registry.versions(each)]

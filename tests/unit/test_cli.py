@@ -13,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from conf.errors import RaycycleError, RefusedError, UsageError
-from flows.cli import answering, app
+from flows.answer import answering
+from flows.cli import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
