@@ -17,7 +17,7 @@ from conf.targets import SOURCE
 from flows.made import Made
 from flows.plan import Plan
 from flows.stages import Stages
-from flows.trial import Trial
+from flows.trial import WORKER_DIED, Trial
 from ledger import changes, digests, records
 from ledger.environment import environment
 from ledger.records import Record, Status
@@ -104,6 +104,8 @@ def found(made: Made) -> dict[str, Any]:
         what["snapshot"] = {"name": snapshot.name, "version": snapshot.version, "digest": str(snapshot.digest)}
     if made.swept:
         what |= {"trainer": made.swept.best.family, "metric": made.swept.metric}
+        if lost := [trial.number for trial in made.swept.trials if trial.reason == WORKER_DIED]:
+            what["lost_trials"] = lost
     if made.evaluation:
         if made.swept:
             what["value"] = made.evaluation.holdout.metrics.get(made.swept.metric)

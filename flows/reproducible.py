@@ -25,6 +25,8 @@ def facts(store: Store, record: Record, note: Callable[[str], None]) -> dict[str
         doubts.append(f"{len(left_out)} files of the code were not kept ({some(left_out, 3)})")
     if (record.config.get("sweep") or {}).get("mode") == "fast":
         doubts.append("it searched in fast mode, whose trials depend on the clock")
+    if lost := record.made.get("lost_trials"):
+        doubts.append(f"the workers of {len(lost)} trials died ({some(map(str, lost), 3)}), and may not die again")
     doubts += [f"the environment differs: {difference}" for difference in compare(record.environment, environment())]
     return {
         "command": f"raycycle reproduce {record.run_id[:SHORT]}",

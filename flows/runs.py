@@ -148,8 +148,10 @@ def version_of(record: Record) -> str | None:
 
 
 def seconds_of(record: Record) -> float | None:
-    """How long the run took; None where it has no end."""
-    return (dt.datetime.fromisoformat(record.ended) - dt.datetime.fromisoformat(record.started)).total_seconds() if record.ended else None
+    """How long the run took by the clock, 0 where that was set back meanwhile; None where it has no end."""
+    if record.ended is None:
+        return None
+    return max((dt.datetime.fromisoformat(record.ended) - dt.datetime.fromisoformat(record.started)).total_seconds(), 0.0)
 
 
 def minute(time: str) -> str:
@@ -221,7 +223,7 @@ def _owner(store: Store, run_id: str) -> dict[str, Any] | None:
 
 
 def _seconds_since(time: str) -> float:
-    return (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(time)).total_seconds()
+    return max((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(time)).total_seconds(), 0.0)
 
 
 def _columns(run: RunLine) -> list[str]:

@@ -131,7 +131,7 @@ def fit(
 
 def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]) -> Trial:
     """Fit and judge one proposal; whatever goes wrong becomes a failed trial with its reason."""
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     target = dataclasses.replace(data.target, log=proposal.log_target)
 
     def measure(y: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -154,7 +154,7 @@ def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]
         if not math.isfinite(value):
             status, reason, value = "failed", f"{data.metric} is {value}", math.inf
     except Exception as error:  # a trial that fails is a result of the search, not the end of it
-        return failed_trial(proposal, f"{type(error).__name__}: {error}", started)
+        return failed_trial(proposal, f"{type(error).__name__}: {error}", started, time.monotonic() - clock)
     return Trial(
         number=proposal.number,
         family=proposal.family,
@@ -166,7 +166,7 @@ def run_trial(proposal: Proposal, family: Family, data: Data, rungs: list[float]
         threshold=threshold,
         steps=steps,
         rungs=passed.seen,
-        seconds=time.time() - started,
+        seconds=time.monotonic() - clock,
         started=started,
         worker=str(os.getpid()),
         reason=reason,
@@ -180,7 +180,7 @@ def _check_shape(predicted: NDArray[np.float64], count: int, target: Target) -> 
         raise ValueError(f"predictions have shape {predicted.shape}, not {wanted}")
 
 
-def failed_trial(proposal: Proposal, reason: str, started: float = 0.0) -> Trial:
+def failed_trial(proposal: Proposal, reason: str, started: float = 0.0, seconds: float = 0.0) -> Trial:
     """The trial that a proposal becomes when its fit raised or its worker died; `started` 0 means nobody knows when it began."""
     return Trial(
         number=proposal.number,
@@ -193,7 +193,7 @@ def failed_trial(proposal: Proposal, reason: str, started: float = 0.0) -> Trial
         threshold=0.5,
         steps=None,
         rungs={},
-        seconds=time.time() - started if started else 0.0,
+        seconds=seconds,
         started=started,
         reason=reason,
     )

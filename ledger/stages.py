@@ -40,7 +40,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def difference(self, earlier: Cause) -> str:
         """What is not as it was, in words: the first of the inputs, of the configuration, and of the code and libraries."""
         inputs = (name for name in sorted(self.inputs | earlier.inputs) if self.inputs.get(name) != earlier.inputs.get(name))
-        config = (name for name in sorted(self.config | earlier.config) if self.config.get(name) != earlier.config.get(name))
+        # Compared as written: 1 and 1.0 equal each other, and are different keys of the cache.
+        config = (name for name in sorted(self.config | earlier.config) if repr(self.config.get(name)) != repr(earlier.config.get(name)))
         said = [f"input {name} changed" for name in itertools.islice(inputs, 1)]
         said += [
             f"config {name} {_shown(earlier.config.get(name))} -> {_shown(self.config.get(name))}" for name in itertools.islice(config, 1)

@@ -37,8 +37,6 @@ SMALL = (*SMALL, "sweep.num_trials=4", "sweep.folds=2", "cluster.cpus=2", "--jso
 TWO_FAMILIES = "defaults:\n  - linear@linear\n  - lightgbm@lightgbm\n\nresources: {cpu: null, gpu: null}\n"
 # A command that takes longer hangs. It is long: a busy machine needs a minute to start Ray.
 LONGEST_S = 240.0
-# What Ray 2.60 says when its own process needs more than 30 s to start, a limit that it lets nobody change.
-BUSY = "The current node timed out during startup"
 
 
 @dataclass
@@ -144,12 +142,8 @@ class Experiment:
         return Command(process, store, Path(out))
 
     def run(self, store: Store, *words: str) -> Command:
-        """A command that ended well; it is tried again where the machine was too busy to start Ray."""
-        for _ in range(3):
-            command = self.start(store, *words)
-            if command.finish() == 0 or BUSY not in command.said:
-                break
-            command.end()
+        """A command that ended well."""
+        command = self.start(store, *words)
         command.answer()
         return command
 

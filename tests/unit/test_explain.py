@@ -203,11 +203,13 @@ def test_gone_files_of_the_snapshot_prevent_a_replay(own: Store) -> None:
 def test_redacted_files_and_fast_searches_are_doubts(own: Store) -> None:
     files = {"conf/x.yaml": {"sha256": "a" * 64, "size": 1, "mode": "100644", "redacted": 2}}
     code = {"commit": COMMIT, "branch": "main", "files": files, "left_out": {}}
-    changed_record(own, code=code, config={"sweep": {"mode": "fast"}, "deploy": "none"})
+    made = records.read(own.runs / RUN).made | {"lost_trials": [3]}
+    changed_record(own, code=code, config={"sweep": {"mode": "fast"}, "deploy": "none"}, made=made)
     said = text(explain(own, Registry(), "latest"))
     assert "with 1 changed file (conf/x.yaml). Secrets were taken out of 1 kept file (conf/x.yaml)." in said
     assert "- but secrets were taken out of 1 kept files" in said
     assert "- but it searched in fast mode" in said
+    assert "- but the workers of 1 trials died (3)" in said
 
 
 def test_a_damaged_file_is_named_and_its_facts_are_left_out(own: Store) -> None:

@@ -299,3 +299,17 @@ def test_only_the_result_that_was_asked_for_is_taken(start: Callable[..., Run]) 
     again = start()
     assert [again.answer("x", source=text).value.text for text in ("b", "a")] == ["b", "a"]
     assert dataclasses.asdict(results[0].value) == {"text": "a"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 1}, {"sweep": {"metric": "brier"}}, {"dataset": {"name": "flights", "source": {"delimiter": ";"}}}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_an_evaluation_is_another_one_where_its_intervals_metric_or_reading_are(start: Callable[..., Run], changed: dict[str, Any]) -> None:
+    """The best trial may be the same whatever the seed, the metric and the delimiter were."""
+    config = {"seed": 0, "sweep": {"metric": None}, "dataset": {"name": "flights", "source": {"delimiter": ","}}}
+    inputs = {"best": "b", "champion": "none"}
+    base, again, other = (start(**each).stages.cause("evaluate", inputs) for each in (config, config, config | changed))
+    assert base.key == again.key
+    assert base.key != other.key

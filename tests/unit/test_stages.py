@@ -95,6 +95,7 @@ def test_what_changed_is_told_inputs_first_then_configuration_and_code() -> None
     assert but(**changed).difference(CAUSE) == "; ".join([told["inputs"], told["config"], told["modules"]])
     assert but(inputs=changed["inputs"], libraries=changed["libraries"]).difference(CAUSE) == f"{told['inputs']}; {told['libraries']}"
     assert CAUSE.difference(CAUSE) == "nothing changed"
+    assert but(config={**CAUSE.config, "seed": 1.0}).difference(but(config={**CAUSE.config, "seed": 1})) == "config seed 1 -> 1.0"
     assert but(config={"encode.max_levels": 250}).difference(CAUSE) == "config dataset.split.column month -> unset"
     assert but(config={**CAUSE.config, "sweep.folds": 3}).difference(CAUSE) == "config sweep.folds unset -> 3"
 
