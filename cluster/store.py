@@ -12,11 +12,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.errors import RaycycleError, UsageError, root_cause
+
+if TYPE_CHECKING:
+    from cluster.objects import Folder
 
 FORMAT = 1
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, from Linux fcntl.h
@@ -26,13 +29,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 
 @dataclass(frozen=True)
 class Store:
-    """The folder that holds everything a project remembers. Make one with `Store.open`."""
+    """The folder that holds everything a project remembers; `tables_uri` is where tables lie that are not in it. Made by `Store.open`."""
 
     root: Path
+    tables_uri: str | None = None
 
     @classmethod
-    def open(cls, root: str | Path | None = None) -> Store:
-        """Open, or create on first use, the store at `root`, else `$RAYCYCLE_HOME`, else `./.raycycle`."""
+    def open(cls, root: str | Path | None = None, tables: str | None = None) -> Store:
+        """Open, or create on first use, the store at `root`, else `$RAYCYCLE_HOME`, else `./.raycycle`; `tables`: s3://BUCKET/PREFIX."""
         path = Path(root or os.environ.get("RAYCYCLE_HOME") or ".raycycle").expanduser().absolute()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,11 @@ class Store:
                 allowed="a folder that this user may create and write",
                 next="set RAYCYCLE_HOME, or store.root=FOLDER, to a writable folder",
             ) from error
-        return cls(path)
+        return cls(path, tables)
+
+    def with_tables(self, uri: str | None) -> Store:
+        """The same store with its tables at `uri`, where nobody named another place."""
+        return self if self.tables_uri or uri is None else replace(self, tables_uri=uri)
 
     def folder(self, kind: str) -> Path:
         path = self.root / kind
@@ -52,8 +60,12 @@ class Store:
         return path
 
     @property
-    def tables(self) -> Path:
-        return self.folder("tables")
+    def tables(self) -> Folder:
+        if self.tables_uri is None:
+            return self.folder("tables")
+        from cluster.objects import ObjectPath
+
+        return ObjectPath.parse(self.tables_uri)
 
     @property
     def artifacts(self) -> Path:
@@ -69,7 +81,9 @@ class Store:
 
     @property
     def quarantine(self) -> Path:
-        return self.folder("quarantine")
+        path = self.folder("quarantine")
+        path.chmod(0o700)  # its rows are as they came
+        return path
 
     @property
     def locks(self) -> Path:

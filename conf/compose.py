@@ -13,7 +13,7 @@ from conf.diagnose import diagnosed, options
 from conf.errors import UsageError, suggest
 from conf.schema import ROOTS
 from conf.targets import resolve
-from conf.uris import redacted
+from conf.uris import concealed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -135,6 +135,8 @@ def _as_objects(node: DictConfig, trees: tuple[Path, ...], space: dict[str, str]
     named = {str(key): value for key, value in plain.items()}
     if tracking := named["store"]["tracking"]:
         named["store"]["tracking"] = redacted(tracking)  # what is written down holds no password; the objects do
+    if isinstance(named.get("dataset"), dict):
+        named["dataset"]["source"] = concealed(named["dataset"].get("source"))
     return Composed(config, named, trees, typed)
 
 
@@ -162,11 +164,11 @@ def recomposed(plain: Mapping[str, Any], trees: tuple[Path, ...], typed: tuple[s
 
 
 def build(node: Mapping[str, Any], plugins: Iterable[str] = (), where: str = "") -> Any:
-    """The object that `node` describes: its `_target_` called with its other keys.
+    """The object that `node` describes: its `_target_` called with its other keys, nodes inside them built first.
 
     Raises UsageError when a key is no parameter; `where` names the node in that message.
     """
-    given = {str(key): value for key, value in node.items()}
+    given = {str(key): _built(value, plugins, f"{where}.{key}" if where else str(key)) for key, value in node.items()}
     kind = resolve(str(given.pop("_target_", "")), plugins)
     known = [f.name for f in dataclasses.fields(kind) if f.init] if dataclasses.is_dataclass(kind) else list(given)
     for key in given:
@@ -175,4 +177,11 @@ def build(node: Mapping[str, Any], plugins: Iterable[str] = (), where: str = "")
     try:
         return kind(**given)
     except TypeError as error:
-        raise UsageError(f"{where or kind.__name__} cannot be made ({error})", value=given) from None
+        raise UsageError(f"{where or kind.__name__} cannot be made ({error})", value=concealed(given, below=True)) from None
+
+
+def _built(value: Any, plugins: Iterable[str], where: str) -> Any:
+    """`value` with an object in place of each node in it, however deep."""
+    if isinstance(value, Mapping):
+        return build(value, plugins, where) if "_target_" in value else {key: _built(inner, plugins, where) for key, inner in value.items()}
+    return [_built(inner, plugins, f"{where}[{i}]") for i, inner in enumerate(value)] if isinstance(value, list) else value

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from omegaconf import MISSING
 
 from conf.errors import UsageError
+from conf.uris import S3
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:
@@ -17,14 +18,40 @@ def _require(holds: bool, key: str, value: object, allowed: str) -> None:
 
 
 @dataclass
+class Duplicates:
+    """Rows that are there more than once: `exact` ones, or those that agree in the columns `by`, of which the latest by `time` is kept.
+
+    `time` null: the contract's.
+    """
+
+    by: Any = "exact"
+    keep: str = "latest"
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        named = not isinstance(self.by, str) and bool(self.by) and all(isinstance(name, str) for name in self.by)
+        _require(self.by == "exact" or named, "dataset.duplicates.by", self.by, "exact, or a list of columns")
+        _require(self.keep == "latest", "dataset.duplicates.keep", self.keep, "latest")
+        _require(self.by != "exact" or self.time is None, "dataset.duplicates.time", self.time, "null with by=exact: such rows are equal")
+
+
+@dataclass
 class Dataset:
-    """What is learned from. `contract` names a file of the `contract/` folder; `slices` are columns to report quality by."""
+    """What is learned from. `contract` names a file of the `contract/` folder; `slices` are columns to report quality by.
+
+    `duplicates` null: none are removed. `write`: the rows `replace` those of the table, or are added to them (`append`).
+    """
 
     name: str = MISSING
     contract: str = MISSING
     source: Any = MISSING
     split: Any = MISSING
     slices: list[str] = field(default_factory=list)
+    duplicates: Duplicates | None = None
+    write: str = "replace"
+
+    def __post_init__(self) -> None:
+        _require(self.write in ("replace", "append"), "dataset.write", self.write, "replace, append")
 
 
 @dataclass
@@ -110,16 +137,22 @@ class Cluster:
 
 @dataclass
 class StoreConfig:
-    """`root` null: $RAYCYCLE_HOME, else ./.raycycle. `tracking` null: SQLite in the store; a password belongs into the environment."""
+    """`root` null: $RAYCYCLE_HOME, else ./.raycycle. `tracking` null: SQLite in the store; a password belongs into the environment.
+
+    `tables` null: in the store; else s3://BUCKET/PREFIX, whose address and keys the environment alone holds (AWS_*).
+    """
 
     root: str | None = None
     tracking: str | None = field(default=None, repr=False)
+    tables: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         known = ("sqlite:///", "postgresql+psycopg://", "postgresql://", "http://", "https://")
         # Only the scheme is shown: the rest may hold a password.
         scheme = None if self.tracking is None else self.tracking.partition("/")[0].partition(":")[0]
         _require(self.tracking is None or self.tracking.startswith(known), "store.tracking", scheme, f"null, {', '.join(known)}")
+        scheme = None if self.tables is None else self.tables.partition("/")[0]
+        _require(self.tables is None or bool(S3.fullmatch(self.tables)), "store.tables", scheme, "null, or s3://BUCKET/PREFIX without keys")
 
 
 @dataclass
@@ -165,6 +198,8 @@ class Score:
 
 @dataclass
 class RunConfig:
+    """`snapshot`: the version of the table to learn from, as it lies in the store; null reads the source."""
+
     dataset: Dataset = field(default_factory=Dataset)
     trainer: Any = MISSING
     search: Search = field(default_factory=Search)
@@ -178,11 +213,13 @@ class RunConfig:
     score: Score = field(default_factory=Score)
     lineage: Lineage = field(default_factory=Lineage)
     deploy: str = "auto"
+    snapshot: int | None = None
     seed: int = 0
     plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _require(self.deploy in ("auto", "none"), "deploy", self.deploy, "auto, none")
+        _require(self.snapshot is None or self.snapshot >= 0, "snapshot", self.snapshot, "a version (0 or more), or null for the source")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
 
 

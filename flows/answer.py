@@ -48,7 +48,7 @@ class Answer:
         from conf.compose import compose
 
         composed = compose(overrides or [], root="platform")
-        self.store = Store.open(composed.config.store.root)
+        self.store = Store.open(composed.config.store.root, composed.config.store.tables)
         return composed, self.store
 
     def open_store(self, overrides: list[str] | None) -> Store:
@@ -93,10 +93,13 @@ def _for_a_person(raised: BaseException, store: Store | None) -> RaycycleError:
     """An error nobody foresaw becomes one line; its traceback goes to a file."""
     if isinstance(raised, RaycycleError):
         return raised
+    from tables.privacy.detection import masked
+
     inner = getattr(raised, "cause", None)  # Ray wraps what a worker raised in its own words and colours
     blamed = inner if isinstance(inner, BaseException) else raised
-    said = ": ".join([type(blamed).__name__, *str(blamed).strip().splitlines()[:1]])
-    full = "".join(traceback.format_exception(raised))
+    # A library's message may quote a row.
+    said = masked(": ".join([type(blamed).__name__, *str(blamed).strip().splitlines()[:1]]))
+    full = masked("".join(traceback.format_exception(raised)))
     if store is None:
         print(full, file=sys.stderr)
         return RaycycleError(said)

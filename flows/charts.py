@@ -277,9 +277,10 @@ def parameters(swept: Swept, family: Family) -> Plot:
 def run_plots(story: Story) -> list[Plot]:
     rules = dict(Counter(story.ingested.quarantined).most_common(MAX_ROWS))
     about = "Rows set aside before anything was learned, by the rule they broke."
+    removed = f" {story.ingested.duplicates:,} duplicates were removed." if story.ingested.duplicates else ""
     seconds = story.seconds
     return [
-        Plot("Quarantine", about if rules else "No row broke the contract.", _bars(rules, "{:,}".format, [AMBER])),
+        Plot("Quarantine", (about if rules else "No row broke the contract.") + removed, _bars(rules, "{:,}".format, [AMBER])),
         Plot("Time by stage", f"{duration(sum(seconds.values()))} in all.", _bars(seconds, duration, [BLUE])),
     ]
 

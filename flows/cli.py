@@ -100,7 +100,7 @@ def _run(
         from flows.plan import Reuse, plan
 
         planned = plan(compose(overrides or [], config_dir), until, Reuse(not no_cache, start))
-        store = answer.store = Store.open(planned.config.store.root)
+        store = answer.store = Store.open(planned.config.store.root, planned.config.store.tables)
         from flows.made import as_json as fields
         from flows.pipeline import run as run_stages
         from flows.summary import lines
@@ -132,15 +132,16 @@ def score(
         from flows.score import score as score_table
         from ledger.registry import Registry
         from ledger.tracking import Tracking
+        from tables.privacy.keys import Keyring
         from trainers.bundle import Bundle
 
         config = compose(overrides or [], root="scoring").config
-        store = answer.store = Store.open(config.store.root)
+        store = answer.store = Store.open(config.store.root, config.store.tables)
         source, _ = find_source(table)
         version = Registry(Tracking(store, config.store.tracking)).find(model)
         source = dataclasses.replace(source.read_like(Bundle.open(version.folder, version.digest).manifest.reading), unreadable="mark")
         with connect(store, config.cluster.address, num_cpus=config.cluster.cpus):
-            scored = score_table(version, source, output.absolute(), config.keep, progress(quiet), config.max_bad_fraction)
+            scored = score_table(version, source, output.absolute(), config.keep, progress(quiet), config.max_bad_fraction, Keyring(store))
         answer.fields |= {"model": version.name, "version": version.version, "scores": str(scored.output), "score_input": table}
         answer.fields |= {"rows": scored.rows, "quarantined": scored.quarantined}
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in scored.quarantined.items())

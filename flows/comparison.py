@@ -40,7 +40,7 @@ class Sides:
 
 def of_snapshots(lying: Snapshot, fresh: Snapshot, contract: Contract) -> Difference | None:
     """The first cell of the recorded snapshot, as its files lie, that its source gives otherwise."""
-    files = tuple(SnapshotFile(file.path) for file in lying.files)  # read unverified: the change is what is looked for
+    files = tuple(replace(file, sha256="") for file in lying.files)  # read unverified: the change is what is looked for
     found = first_difference(replace(lying, files=files, digest=TableDigest()), fresh, contract)
     return found and _of_row("ingest", "snapshot as it lies (first) against its source", found)
 
@@ -55,10 +55,10 @@ def of_prepared(sides: Sides, plugins: list[str], snapshot: Snapshot) -> Differe
     for name in PARTS:
         keys = [each.parts[name].keys if name in each.parts else np.zeros(0, np.uint64) for each in (one, other)]
         if rows := _unequal_keys(*keys):
-            return Difference("prepare", f"rows of the part {name}", None, _key(snapshot, one.contract, rows[0]), rows[1], rows[2])
+            return Difference("prepare", f"rows of the part {name}", None, _key(snapshot, one.treated, rows[0]), rows[1], rows[2])
     for what, column, name, mine, theirs in _cells(one, other):
         if (row := _first_unequal(mine, theirs)) is not None:
-            key = _key(snapshot, one.contract, one.parts[name].keys[row])
+            key = _key(snapshot, one.treated, one.parts[name].keys[row])
             return Difference("prepare", f"{name} {what}", column, key, mine[row], theirs[row])
     return None
 
@@ -96,7 +96,7 @@ def of_evaluations(sides: Sides, prepared: Path, plugins: list[str], snapshot: S
         ("answers on the holdout", "score", one.scores, other.scores),
     ):
         if mine.shape == theirs.shape and (row := _first_unequal(mine, theirs)) is not None:
-            key = _key(snapshot, rows.contract, rows.parts["holdout"].keys[row])
+            key = _key(snapshot, rows.treated, rows.parts["holdout"].keys[row])
             return Difference("evaluate", what, column, key, mine[row], theirs[row])
     judged = [read_json(folder / "evaluation.json") for folder in (sides.recorded, sides.replayed)]
     for name in ("verdicts", "holdout", "constant", "later", "slices", "calibration", "importance", "leaks"):
@@ -171,7 +171,7 @@ def _unequal_keys(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> tuple[n
 def _key(snapshot: Snapshot, contract: Contract, wanted: np.uint64) -> dict[str, Any]:
     """The key columns of the row whose key has this hash."""
     for file in snapshot.files:
-        table = snapshots.read(SnapshotFile(file.path))
+        table = snapshots.read(replace(file, sha256=""))
         rows = np.flatnonzero(row_keys(table, contract) == wanted)
         if len(rows):
             found: dict[str, Any] = table.select(contract.key or list(contract.columns)).slice(int(rows[0]), 1).to_pylist()[0]

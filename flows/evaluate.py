@@ -24,7 +24,9 @@ from flows.prepared import Prepared
 from flows.sweep import Swept
 from flows.trial import Trial, fit, joined
 from ledger.registry import Registered
-from tables.contract import check_features
+from tables.checking import check_features
+from tables.contract import Contract
+from tables.privacy.treatment import treated_alike
 from tables.target import Target
 from trainers import bundle
 from trainers.bundle import GOLDEN_ROWS, Bundle
@@ -158,7 +160,7 @@ def _fitted_and_probed(prepared: Prepared, swept: Swept, family: Family, target:
 
 def _evidence(prepared: Prepared, swept: Swept, target: Target, fitted: Fitted, champion: Champion | None, leaks: Probe) -> Evidence:
     holdout = prepared.parts["holdout"]
-    theirs, champion_name = _champion_scores(champion, holdout.table, target)
+    theirs, champion_name = _champion_scores(champion, prepared.contract, holdout.table, target)
     return Evidence(
         task=target.task,
         metric=swept.metric,
@@ -186,7 +188,9 @@ def quality(
     return Quality(len(y), metrics, found)
 
 
-def _champion_scores(champion: Champion | None, table: pa.Table, target: Target) -> tuple[NDArray[np.float64] | None, str]:
+def _champion_scores(
+    champion: Champion | None, contract: Contract, table: pa.Table, target: Target
+) -> tuple[NDArray[np.float64] | None, str]:
     """The champion on the candidate's holdout rows, and its name; or None, and why there is no comparison."""
     if champion is None:
         return None, ""
@@ -196,7 +200,9 @@ def _champion_scores(champion: Champion | None, table: pa.Table, target: Target)
     missing = [column for column in bundle.contract.features if column not in table.column_names]
     if missing:
         return None, f"champion {name} needs column {missing[0]!r}, which this table no longer has"
-    return bundle.scores(check_features(bundle.contract, table).typed), name
+    if not treated_alike(contract, bundle.contract, bundle.contract.features):
+        return None, f"champion {name} learned from columns that were treated otherwise, or with another key"
+    return bundle.scores(check_features(bundle.treated, table).typed), name
 
 
 def _later(prepared: Prepared, fitted: Fitted, target: Target, threshold: float, by: str | None, seed: int) -> dict[str, Quality]:

@@ -92,7 +92,7 @@ def snapshot_facts(known: Remembered, name: str, version: int) -> Facts:
     from tables import snapshots
 
     folder = snapshots.table_folder(known.store, name)
-    using = [record for record in reversed(known.found) if _snapshot_of(known, record) == (name, version)]
+    using = [record for record in reversed(known.found) if snapshot_of(known.store, record) == (name, version)]
     digest, files, gone = None, 0, None
     try:
         found = snapshots.open_snapshot(known.store, name, version)
@@ -104,7 +104,7 @@ def snapshot_facts(known: Remembered, name: str, version: int) -> Facts:
             raise _no_snapshot(known.store, f"{name}@{version}") from None
         gone = error.what
     digest = digest or next((stage.outputs.get("rows") for record in using if (stage := record.stage("ingest"))), None)
-    maker = next((record for record in using if (stage := record.stage("ingest")) and stage.ran), None)
+    maker = next((record for record in using if (stage := record.stage("ingest")) and stage.ran and not took_snapshot(stage)), None)
     ingested = maker.stage("ingest") if maker else None
     learned = [record for record in using if record.stage("prepare")]
     return {
@@ -116,7 +116,7 @@ def snapshot_facts(known: Remembered, name: str, version: int) -> Facts:
         "files": files,
         "gone": gone,
         "folder": str(folder),
-        "made_by": maker.run_id if maker else (using[0].stage("ingest") or _NOTHING).made_by if using else None,
+        "made_by": maker.run_id if maker else _made_by(using),
         "made": maker.started if maker else None,
         "source": ingested.inputs.get("source") if ingested else None,
         **_counts(known.file(maker, "ingest", "ingested.json") if maker else {}),
@@ -154,7 +154,10 @@ def version_facts(known: Remembered, reference: str) -> Facts:
     }
 
 
-_NOTHING = StageRun(stage="", ran=False, why="", seconds=0.0)
+def _made_by(using: list[Record]) -> str | None:
+    """The run that made a snapshot, by what later runs say that found it."""
+    stages = (stage for record in using if (stage := record.stage("ingest")))
+    return next((stage.made_by for stage in stages if not took_snapshot(stage)), None)
 
 
 def _code(record: Record) -> Facts:
@@ -186,12 +189,18 @@ def _data(known: Remembered, record: Record) -> Facts:
         "digest": digest,
         "rows": rows_of(digest),
         "source": stage.inputs.get("source"),
-        **_counts(ingested),
+        "taken": took_snapshot(stage),
+        **_counts({} if took_snapshot(stage) else ingested),
     }
 
 
+def took_snapshot(stage: StageRun) -> bool:
+    """Whether the stage took a version that was there (`snapshot=N`) instead of the source's rows."""
+    return "snapshot" in stage.inputs
+
+
 def _counts(ingested: Facts) -> Facts:
-    return {"quarantined": ingested.get("quarantined"), "warned": ingested.get("warned")}
+    return {name: ingested.get(name) for name in ("quarantined", "warned", "duplicates")}
 
 
 def rows_of(digest: str | None) -> int | None:
@@ -255,13 +264,13 @@ def _passed(record: Record, evaluation: Facts) -> bool | None:
     return found
 
 
-def _snapshot_of(known: Remembered, record: Record) -> tuple[str, int] | None:
+def snapshot_of(store: Store, record: Record) -> tuple[str, int] | None:
     """The snapshot a run used: by its end, or, where it was killed before, by the stage that made it."""
     stage = record.stage("ingest")
     made = record.made.get("snapshot")
     if made is None and stage:
         try:
-            made = kept_json(known.store, stage, "ingested.json")
+            made = kept_json(store, stage, "ingested.json")
         except (RaycycleError, OSError):
             return None
     return (made["name"], made["version"]) if made else None
@@ -269,8 +278,8 @@ def _snapshot_of(known: Remembered, record: Record) -> tuple[str, int] | None:
 
 def snapshots_of(store: Store) -> list[str]:
     """Every snapshot of the store by its name, the newest of each table first; only names of files are read."""
-    found = []
-    for table in sorted(store.tables.iterdir()):
+    found, tables = [], [*store.tables.iterdir()]
+    for table in sorted(tables, key=lambda each: each.name):
         versions = [int(file.stem) for file in (table / "_delta_log").glob("*.json") if file.stem.isdigit()]
         found += [f"{table.name}@{version}" for version in sorted(versions, reverse=True)]
     return found

@@ -16,13 +16,14 @@ from cluster.progress import Progress
 from cluster.store import safe_name, write_atomic
 from conf.errors import UsageError
 from flows.look import Sample, find_source, look_at
-from tables.contract import as_yaml
+from tables.contract import RESERVED, as_yaml
 from tables.look.findings import Finding, counted, shown
 from tables.look.labels import find_label
 from tables.look.profile import Profile
 from tables.look.survey import profile
 from tables.sources.files import Files
-from tables.sources.formats import PACKED, SUFFIXES, UNREADABLE
+from tables.sources.formats import SUFFIXES, UNREADABLE
+from tables.sources.packed import PACKED
 
 MAX_UNREADABLE = 0.05
 # Words that Hydra's grammar reads as something other than a name.
@@ -87,6 +88,8 @@ def init(
     sample = look_at(source, progress or Progress(quiet=True))
     if "???" in sample.table.column_names:
         raise UsageError("a column name cannot be used: it means a missing value in YAML", value="???", next="rename the column")
+    if taken := sorted(set(sample.table.column_names) & set(RESERVED) - {UNREADABLE}):
+        raise UsageError("a column name cannot be used: raycycle adds a column of this name", value=taken[0], next="rename the column")
     find_label(label, [column for column in sample.table.column_names if column != UNREADABLE])
     source, unreadable = _unreadable_rows(source, sample)
     seen = profile(sample.table, label, rows=sample.rows, decimal_comma=source.delimiter == ";", unreadable=len(sample.unreadable))

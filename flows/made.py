@@ -38,6 +38,7 @@ class Made:
     score_input: Path | None = None
     scored: Scored | None = None
     report: Path | None = None
+    data_report: Path | None = None
 
     @property
     def refusals(self) -> list[str]:
@@ -79,6 +80,7 @@ def as_json(made: Made, plan: Plan, store: Store) -> dict[str, Any]:
     found: dict[str, Any] = {"run_id": made.run_id, "dataset": plan.config.dataset.name, "seconds": made.seconds}
     if made.ingested:
         found |= {"snapshot": str(made.ingested.snapshot), "quarantined": made.ingested.quarantined}
+        found |= {"duplicates": made.ingested.duplicates, "warned": made.ingested.warned, "promises": made.ingested.promises}
     if made.swept:
         best = made.swept.best
         found |= {"trainer": best.family, "params": best.params, "metric": made.swept.metric, "metrics": {"validation": best.metrics}}
@@ -96,4 +98,6 @@ def as_json(made: Made, plan: Plan, store: Store) -> dict[str, Any]:
         found |= {"score_input": str(made.score_input), "scores": str(made.scored.output), "scored": made.scored.by}
     if made.report:
         found["report"] = str(made.report)
+    if made.data_report:
+        found["data_report"] = str(made.data_report)
     return found

@@ -12,10 +12,11 @@ from functools import partial
 
 from cluster.progress import Progress
 from cluster.store import Store, linked
+from flows import data_report
 from flows.deploy import deploy
 from flows.evaluate import Described, evaluate, opened
 from flows.evaluation import Evaluation
-from flows.ingest import Ingested, ingest
+from flows.ingest import Ingested, ingest, referred
 from flows.made import Made
 from flows.plan import Plan
 from flows.prepare import prepare, unseen_rows
@@ -23,21 +24,26 @@ from flows.prepared import Prepared
 from flows.record import child_run, recorded
 from flows.register import champion_of, register
 from flows.report import PAGE, Page, report
-from flows.score import Scored, score_unseen
+from flows.score import Scored, score_unseen, takes
 from flows.stages import Place, Result, Stages
 from flows.story import story_of
 from flows.sweep import Swept, sweep
+from flows.travel import taken
 from flows.trial import Trial
 from ledger.registry import Registered, Registry
 from ledger.stages import Cause, Kept
+from tables.privacy.keys import Keyring
+from tables.privacy.treatment import pinned, treated_contract
 
 
 def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made:
     """All stages of a run, or those up to `plan.until`; returns what they made."""
     name = plan.config.dataset.name
+    plan = replace(plan, contract=pinned(plan.contract, Keyring(store)))
     with recorded(plan, store, progress, verb) as (made, stages, spool):
         ingested = ingest_stage(plan, stages)
         made.ingested = ingested.value
+        made.data_report = data_report.beside(ingested.folder, made.folder)
         if not plan.reaches("prepare"):
             return made
         prepared = prepare_stage(plan, stages, ingested)
@@ -59,7 +65,7 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
             made.version, made.released = deploy(made.version, store, registry, progress)
             fresh = made.released.replicas > 0
             stages.act("deploy", str(made.version), progress.seconds["deploy"], {"model": made.version.digest}, ran=fresh)
-        model = made.version if made.released else champion or made.version
+        model = made.version if made.released or not takes(champion, plan.contract) else champion
         if plan.reaches("score") and model:
             scored = score_stage(plan, stages, ingested, prepared, model)
             made.score_input = linked(scored.folder / "input", made.folder / "score_input")
@@ -71,17 +77,29 @@ def run(plan: Plan, store: Store, progress: Progress, verb: str = "run") -> Made
 
 
 def ingest_stage(plan: Plan, stages: Stages) -> Result[Ingested]:
+    """The rows of the source as a snapshot, or the version that `snapshot` asks for as it lies."""
     name, store = plan.config.dataset.name, stages.store
+    if plan.config.snapshot is not None:
+        # Before anything is started: whether that version can be taken is known at once.
+        version = taken(store, name, plan.config.snapshot, treated_contract(plan.contract))
+
+        def take(place: Place) -> Ingested:
+            data_report.describe(version, treated_contract(plan.contract), place.folder)
+            return version
+
+        # Not what is kept: that may name an earlier version with the same rows, which may be gone.
+        return stages.run("ingest", {"snapshot": str(version.snapshot.digest)}, take, lambda folder: version)
     source = plan.source.fingerprint(store.folder("cache") / "files.json") if hasattr(plan.source, "fingerprint") else None
 
     def make(place: Place) -> Ingested:
-        made = ingest(name, plan.source, plan.contract, store, stages.progress)
+        made = ingest(name, plan.source, plan.contract, store, stages.progress, plan.onces, plan.config.dataset.write)
         place.resources["partitions"] = len(made.snapshot.files)
+        data_report.describe(made, treated_contract(plan.contract), place.folder)
         return made
 
     return stages.run(
         "ingest",
-        {"source": source},
+        {"source": source, **referred(store, plan.contract)},
         make,
         partial(Ingested.load, store=store),
     )

@@ -12,7 +12,10 @@ from conf.schema import RunConfig
 from flows.gates import Gate
 from flows.ingest import Source
 from flows.sweep import Searching
+from tables import duplicates
 from tables.contract import Contract
+from tables.duplicates import Once
+from tables.privacy.treatment import treated_contract
 from tables.rules import check_rule
 from tables.sources.files import Files
 from tables.splits import Split
@@ -85,6 +88,11 @@ class Plan:
         return self.source.reading if isinstance(self.source, Files) else {}
 
     @property
+    def onces(self) -> tuple[Once, ...]:
+        """By what rows are told to be the same: the duplicates that the dataset removes, and what the contract promises to be unique."""
+        return duplicates.asked(self.contract, self.config.dataset.duplicates)
+
+    @property
     def slices(self) -> list[str]:
         return self.config.dataset.slices
 
@@ -124,15 +132,17 @@ def plan(composed: Composed[RunConfig], until: str = "report", reuse: Reuse = Re
             "an endpoint is deployed on this store's own platform only", value="deploy=auto", allowed="deploy=none", next="add deploy=none"
         )
     contract = Contract.load(composed.file("contract", config.dataset.contract))
+    duplicates.asked(contract, config.dataset.duplicates)
+    treated = treated_contract(contract)  # what everything after ingest is asked of
     split = build(config.dataset.split, config.plugins, "dataset.split")
-    split.check(contract)
+    split.check(treated)
     for name in (*config.dataset.slices, *config.score.keep, *([config.score.by] if config.score.by else [])):
-        if name not in contract.columns:
-            raise UsageError("a column of slices or score is not in the contract", value=name, allowed=some(contract.columns))
+        if name not in treated.columns:
+            raise UsageError("a column of slices or score is not in the contract, or dropped", value=name, allowed=some(treated.columns))
     if config.sweep.metric is not None:
         check_metric(config.sweep.metric, contract.task)
     if config.score.where is not None:
-        check_rule(config.score.where, contract.schema())
+        check_rule(config.score.where, treated.schema())
     typed = [key.removeprefix("trainer.") for key in composed.typed if key.startswith("trainer.")]
     found = families(config.trainer, config.search.space, typed, tuple(config.plugins))
     if config.cluster.kind == "local":

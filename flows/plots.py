@@ -327,3 +327,20 @@ def periods(
         axes.set_title(title, loc="left", color=MUTED, fontsize=9)
         axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.995), borderaxespad=0, labelcolor=MUTED)
     return figure
+
+
+@drawn
+def lines_over_time(names: Sequence[str], lines: Mapping[str, Sequence[float]], shares: bool) -> Figure:
+    """Values by period, one line for each name."""
+    figure = new_figure()
+    axes = axes_in(figure, left=0.7, top=0.4)
+    for (name, values), colour in zip(lines.items(), SERIES, strict=False):
+        axes.plot(range(len(names)), values, "o-", color=colour, markersize=3.5, linewidth=1.3, label=name_of(name, 20))
+    step = -(-len(names) // 5)
+    axes.set_xticks(range(0, len(names), step), [name_of(name, 12) for name in names[::step]])
+    axes.set_xlim(-0.4, len(names) - 0.6)
+    axes.margins(y=0.15)
+    if shares:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    legend(axes, 3)
+    return figure

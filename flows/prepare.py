@@ -24,6 +24,7 @@ from flows.prepared import Prepared, Rows
 from tables import snapshots
 from tables.contract import Contract
 from tables.encoder import Encoder
+from tables.privacy.treatment import treated_contract
 from tables.rows import row_hashes, sort_order
 from tables.rules import evaluate
 from tables.sketches import Sketch, merge, sketch
@@ -89,6 +90,7 @@ def _one_zero(table: pa.Table) -> pa.Table:
 
 def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Encode, slices: list[str], progress: Progress) -> Prepared:
     """Raises UsageError when a part of the split is too small, or when the label cannot be learned."""
+    incoming, contract = contract, treated_contract(contract)
     split.check(contract)
     with progress.stage("prepare", snapshot.rows) as bar:
         if split.needs_keys and snapshot.rows <= RANKED_ROWS:
@@ -112,7 +114,7 @@ def prepare(snapshot: Snapshot, contract: Contract, split: Split, settings: Enco
                 next="set other dataset.split bounds or shares",
             )
     return Prepared(
-        contract=contract,
+        contract=incoming,
         encoder=encoder,
         target=target,
         parts={name: part for name, part in parts.items() if len(part)},
@@ -139,7 +141,7 @@ def unseen(file: SnapshotFile, contract: Contract, split: Split, where: str | No
 def unseen_rows(snapshot: Snapshot, prepared: Prepared, where: str | None, folder: Path) -> Path:
     """A Parquet folder of contract rows to score: by the rule `where`, else all that lie outside training and validation."""
     with publish(folder) as draft:
-        count = sum(_each(unseen, snapshot.files, prepared.contract, prepared.split, where, draft))
+        count = sum(_each(unseen, snapshot.files, prepared.treated, prepared.split, where, draft))
         if not count:
             raise UsageError("score.where holds for no row of the snapshot", value=where, next="set score.where to another rule")
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from conf.compose import build
 from ledger import digests
 from tables.contract import Contract
 from tables.encoder import Encoder
+from tables.privacy.treatment import treated_contract
 from tables.rows import array_digest, ordered_digest
 from tables.sketches import LevelSketch, NumericSketch, Sketch
 from tables.splits import HashSplit, Split
@@ -46,7 +48,8 @@ class Rows:
 class Prepared:
     """`parts` by name (train, valid, holdout, and later if there is one); `reference` are sketches of the training columns.
 
-    `can_fold`: rows are independent of time and group, so training rows may validate in turn.
+    `contract` is that of rows as they come in, `treated` that of the rows here. `can_fold`: rows are independent of time and group, so
+    training rows may validate in turn.
     """
 
     contract: Contract
@@ -57,6 +60,10 @@ class Prepared:
     positive_share: float
     dropped_rows: int
     split: Split
+
+    @cached_property
+    def treated(self) -> Contract:
+        return treated_contract(self.contract)
 
     @property
     def train(self) -> Matrix:

@@ -23,6 +23,7 @@ from ledger.environment import environment
 from ledger.records import Record, Status
 from ledger.spool import Spool
 from ledger.tracking import ChildRun, Tracking
+from tables.privacy.detection import masked
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
                 yield made, stages, spool
             except BaseException as error:
                 status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-                record.error = error.message if isinstance(error, RaycycleError) else f"{type(error).__name__}: {error}"
+                record.error = error.message if isinstance(error, RaycycleError) else masked(f"{type(error).__name__}: {error}")
                 raise
             finally:
                 record.status, record.ended = status, dt.datetime.now(dt.UTC).isoformat()

@@ -18,6 +18,7 @@ from cluster.progress import Progress
 from cluster.store import Store, read_json, write_atomic, write_json
 from conf.compose import recomposed
 from conf.errors import RaycycleError, UsageError, root_cause
+from flows.facts import took_snapshot
 from flows.ingest import Ingested, ingest
 from flows.pipeline import evaluate_stage, prepare_stage, score_stage, sweep_stage
 from flows.plan import Plan, Reuse, plan
@@ -27,6 +28,7 @@ from ledger.records import Record
 from ledger.registry import Registered
 from ledger.stages import kept_bundle
 from tables import snapshots
+from tables.privacy.keys import Keyring
 from tables.rows import TableDigest
 from tables.snapshots import SnapshotFile
 
@@ -44,7 +46,8 @@ class Job(msgspec.Struct, kw_only=True):
 
 def replay(job: Job, progress: Progress) -> dict[str, Any]:
     """Run the stages; returns what each gave, and the folder that it lies in."""
-    record, store, into = records.read(Path(job.record_folder)), Store.open(job.store), Path(job.into)
+    record, into = records.read(Path(job.record_folder)), Path(job.into)
+    store = Store.open(job.store, record.tables)
     scratch = Store.open(into / "store")
     planned = _planned(record, job.until, into, scratch)
     mine = msgspec.structs.replace(record, stages=[], run_id="0" * 32)
@@ -82,30 +85,39 @@ def _ingested(planned: Plan, record: Record, store: Store, stages: Stages) -> Re
     """
     made = record.made["snapshot"]
     lying = snapshots.open_snapshot(store, made["name"], made["version"])
-    unverified = tuple(SnapshotFile(file.path) for file in lying.files)  # a changed cell is to be found, not only refused
+    unverified = tuple(replace(file, sha256="") for file in lying.files)  # a changed cell is to be found, not only refused
     stages.connect()
     started = time.monotonic()
     with stages.progress.stage("ingest", lying.rows) as bar:
         found = _digest_of(unverified)
         bar.advance(found.rows, "rows of the recorded snapshot digested anew")
     held = replace(lying, files=unverified, digest=found)
-    fresh = _from_source(planned, record, stages)
+    fresh = _from_source(planned, record, stages, Keyring(store))
     outputs = {**(fresh.outputs if fresh else {"rows": str(found)}), "snapshot as it lies": str(found)}
-    stages.act("ingest", "from its source" if fresh else "its source has changed", time.monotonic() - started, outputs)
+    stages.act("ingest", _why(record, fresh), time.monotonic() - started, outputs)
     write_json(stages.record_folder / "snapshot.json", {"fresh": str(fresh.snapshot.folder) if fresh else "", "digest": outputs["rows"]})
-    return Result({"rows": str(found)}, held.folder, lambda: Ingested(held))
+    return Result({"rows": str(found)}, stages.record_folder, lambda: Ingested(held))
 
 
-def _from_source(planned: Plan, record: Record, stages: Stages) -> Ingested | None:
+def _why(record: Record, fresh: Ingested | None) -> str:
+    stage = record.stage("ingest")
+    if stage and took_snapshot(stage):
+        return "taken as it lies, as the run did"
+    return "from its source" if fresh else "its source has changed"
+
+
+def _from_source(planned: Plan, record: Record, stages: Stages, keyring: Keyring) -> Ingested | None:
     recorded = _input(record, "ingest", "source")
-    if recorded is None or not hasattr(planned.source, "fingerprint"):
+    appended = planned.config.dataset.write == "append"  # then the source is only a part of the snapshot
+    if recorded is None or appended or not hasattr(planned.source, "fingerprint"):
         return None
     try:
         if planned.source.fingerprint(None) != recorded:
             return None
     except RaycycleError:
         return None
-    return ingest(planned.config.dataset.name, planned.source, planned.contract, stages.store, Progress(quiet=True))
+    name, contract, quiet = planned.config.dataset.name, planned.contract, Progress(quiet=True)
+    return ingest(name, planned.source, contract, stages.store, quiet, planned.onces, keyring=keyring)
 
 
 def _digest_of(files: tuple[SnapshotFile, ...]) -> TableDigest:

@@ -31,6 +31,7 @@ from ledger.records import Record, StageRun
 from ledger.stages import Kept
 from tables import snapshots
 from tables.contract import Contract
+from tables.privacy.treatment import treated_contract
 from tables.snapshots import Snapshot
 
 FOLDER = "certificate"
@@ -56,6 +57,7 @@ def reproduce(
     Raises UsageError when that is impossible: the commit, the snapshot or a model is gone, the run recorded too little.
     """
     record, folder = records.find(store, run_id)
+    store = store.with_tables(record.tables)
     last = _last_stage(record, until)
     snapshot = _snapshot(store, record)
     with _work(store, record) as into:
@@ -221,7 +223,7 @@ def _first_difference(record: Record, replayed: StageRun, snapshot: Snapshot, st
 
 def _located(record: Record, replayed: StageRun, snapshot: Snapshot, store: Store, into: Path) -> Difference | None:
     was, plugins = record.stage(replayed.stage), list(record.config["plugins"])
-    contract = Contract.load(into / "conf" / "contract" / f"{record.config['dataset']['contract']}.yaml")
+    contract = treated_contract(Contract.load(into / "conf" / "contract" / f"{record.config['dataset']['contract']}.yaml"))
     if replayed.stage == "ingest":
         fresh = read_json(into / "snapshot.json")["fresh"]
         again = snapshots.open_snapshot(Store(into / "store"), record.dataset) if fresh else None

@@ -44,7 +44,7 @@ def _no_data(store: Store, record: Record) -> Iterator[str]:
         yield "the run ended before its record named a snapshot"
         return
     try:
-        found = snapshots.open_snapshot(store, made["name"], made["version"])
+        found = snapshots.open_snapshot(store.with_tables(record.tables), made["name"], made["version"])
     except RaycycleError as error:
         yield f"its snapshot is gone ({error.what})"
         return

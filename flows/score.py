@@ -23,9 +23,13 @@ from conf.errors import RaycycleError, UsageError, some, suggest
 from ledger import digests
 from ledger.registry import Registered
 from tables.casting import cast
-from tables.contract import Contract, check_features
+from tables.checking import check_features
+from tables.contract import Contract
+from tables.privacy.keys import Keyring
+from tables.privacy.methods import Drop
+from tables.privacy.treatment import treat, treated_alike, treatments
 from tables.rows import TableDigest, row_hashes
-from tables.sources import formats
+from tables.sources import parquet
 from tables.sources.files import Files
 from trainers.bundle import Bundle
 from trainers.metrics import score as metrics_of
@@ -83,7 +87,7 @@ def plan_shards(source: Files) -> list[Shard]:
     shards: list[Shard] = []
     for file, kind in source.found():
         if kind == "parquet":
-            formats.parquet_schema(file)  # refuses types that carry code
+            parquet.parquet_schema(file)  # refuses types that carry code
             groups = pq.read_metadata(file).num_row_groups
             shards += [Shard(len(shards) + i, file, (i,)) for i in range(groups)]
         else:
@@ -92,23 +96,28 @@ def plan_shards(source: Files) -> list[Shard]:
 
 
 @functools.lru_cache(maxsize=4)
-def opened(folder: str, digest: str) -> Bundle:
+def opened(folder: str, digest: str, keyring: Keyring | None) -> Bundle:
     """The bundle, opened once in each worker process."""
-    return Bundle.open(Path(folder), digest)
+    return Bundle.open(Path(folder), digest, keyring)
 
 
-def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str], draft: Path) -> tuple[int, Counter[str]]:
-    """Write one shard's part; returns how many rows were scored, and how many went to quarantine by reason."""
-    bundle = opened(str(model.folder), model.digest)
+def score_shard(
+    shard: Shard, source: Files, model: Registered, keep: list[str], draft: Path, keyring: Keyring | None
+) -> tuple[int, Counter[str]]:
+    """Write one shard's part; returns how many rows were scored, and how many went to quarantine by reason.
+
+    Without a keyring the rows are those of a snapshot, treated already; else they are treated here, kept columns too.
+    """
+    bundle = opened(str(model.folder), model.digest, keyring)
+    contract = bundle.treated if keyring is None else bundle.contract
     good, bad = 0, Counter[str]()
     writers: dict[str, pq.ParquetWriter] = {}
     try:
         for batch in _batches(shard, source):
-            checked = check_features(bundle.contract, batch)
-            answer = bundle.predict(checked.good)
-            columns = _kept(batch.filter(checked.is_good), bundle.contract, keep) | {
-                name: answer.column(name) for name in answer.schema.names
-            }
+            checked = check_features(contract, batch)
+            answer = bundle.answer(bundle.scores(checked.good)) if keyring is None else bundle.predict(checked.good)
+            columns = _kept(batch.filter(checked.is_good), contract, keep, keyring)
+            columns |= {name: answer.column(name) for name in answer.schema.names}
             columns["model_version"] = pa.array([str(model)] * answer.num_rows, pa.string())
             _write(writers, draft / f"part-{shard.number:05d}.parquet", pa.table(columns))
             good += answer.num_rows
@@ -122,8 +131,8 @@ def score_shard(shard: Shard, source: Files, model: Registered, keep: list[str],
     return good, bad
 
 
-def _kept(rows: pa.Table, contract: Contract, keep: list[str]) -> dict[str, pa.Array]:
-    """The key columns that the input has, and those asked for, of the contract's types where it knows them."""
+def _kept(rows: pa.Table, contract: Contract, keep: list[str], keyring: Keyring | None) -> dict[str, pa.Array]:
+    """The key columns that the input has, and those asked for, of the contract's types and treated where it knows them."""
     unknown = [name for name in keep if name not in rows.column_names]
     if unknown:
         raise UsageError(
@@ -135,7 +144,10 @@ def _kept(rows: pa.Table, contract: Contract, keep: list[str]) -> dict[str, pa.A
             column = contract.columns.get(name)
             array = rows.column(name).combine_chunks()
             found[name] = cast(array, column.type, column.formats)[0] if column else array
-    return found
+    if keyring is None:
+        return found
+    treated = treat(contract, pa.table(found), keyring)
+    return dict(zip(treated.column_names, treated.columns, strict=True))
 
 
 def _batches(shard: Shard, source: Files) -> Iterator[pa.Table]:
@@ -149,27 +161,36 @@ def _batches(shard: Shard, source: Files) -> Iterator[pa.Table]:
 
 def _write(writers: dict[str, pq.ParquetWriter], file: Path, table: pa.Table) -> None:
     if str(file) not in writers:
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(mode=0o700, exist_ok=True)  # of the quarantine: its rows are as they came
         writers[str(file)] = pq.ParquetWriter(file, table.schema, compression="zstd")
     writers[str(file)].write_table(table)
 
 
 def score(
-    model: Registered, source: Files, output: Path, keep: list[str], progress: Progress, max_bad_fraction: float | None = None
+    model: Registered,
+    source: Files,
+    output: Path,
+    keep: list[str],
+    progress: Progress,
+    max_bad_fraction: float | None = None,
+    keyring: Keyring | None = None,
 ) -> Scored:
     """Score every row of `source` into the Parquet folder `output`, which appears whole or not at all.
 
+    Rows as they come are treated with the keys of `keyring`; without one they are those of a snapshot, treated already.
     Raises RaycycleError when more rows break the contract than `max_bad_fraction` (by default the contract's) allows.
     """
     import ray
 
     contract = Contract.load(model.folder / "contract.yaml")
+    if dropped := [name for name in keep if isinstance(treatments(contract).get(name), Drop)]:
+        raise UsageError("keep names a column that is dropped for privacy", value=dropped[0], next="leave it out of keep")
     job = digests.of_value({"model": model.digest, "input": source.path, "keep": keep})
     _refuse_other_job(output, job)
     shards = plan_shards(source)
     with progress.stage("score") as bar, publish(output) as draft:
         task = ray.remote(score_shard)
-        waiting = [task.remote(shard, source, model, keep, draft) for shard in shards]
+        waiting = [task.remote(shard, source, model, keep, draft, keyring) for shard in shards]
         rows, quarantined = 0, Counter[str]()
         while waiting:
             done, waiting = ray.wait(waiting)
@@ -205,6 +226,14 @@ def _refuse_other_job(output: Path, job: str) -> None:
             allowed="a folder that does not exist, or the output of this very job",
             next="choose another OUTPUT, or remove it",
         )
+
+
+def takes(model: Registered | None, contract: Contract) -> bool:
+    """Whether there is a model, and its features are treated as those of a snapshot under `contract`."""
+    if model is None:
+        return False
+    learned = Contract.load(model.folder / "contract.yaml")
+    return treated_alike(learned, contract, learned.features)
 
 
 def score_unseen(model: Registered, rows: Path, output: Path, keep: list[str], by: str | None, progress: Progress) -> Scored:

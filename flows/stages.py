@@ -26,7 +26,7 @@ from ledger.stages import Cause, Draft, Kept, StageCache, flat
 
 # The keys of the configuration that a stage reads: any other may change without making it run again.
 READS = {
-    "ingest": ("dataset.source", "contract"),
+    "ingest": ("dataset.source", "dataset.duplicates", "dataset.write", "store.tables", "contract"),
     "prepare": ("dataset.split", "dataset.slices", "score.by", "encode", "contract"),
     "sweep": ("trainer", "search", "sweep.num_trials", "sweep.lag", "sweep.metric", "sweep.folds", "seed", "plugins"),
     # The source for how its text files were read, which the bundle tells; metric and seed for the gates' intervals.

@@ -34,7 +34,8 @@ class Story:
     """What one run made.
 
     `seconds` by stage; `config` plain values, without secrets; `release` one sentence: released, refused and why, or identical
-    to the champion; `champion_name` is read only where `evaluation.champion` holds its metrics.
+    to the champion; `champion_name` is read only where `evaluation.champion` holds its metrics; `data_report` names the snapshot's page,
+    which lies beside this one.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Story:
     scored: Scored | None
     endpoint: str | None
     curl: str | None
+    data_report: str | None = None
 
 
 def story_of(plan: Plan, store: Store, made: Made, prepared: Prepared) -> Story:
@@ -75,6 +77,7 @@ def story_of(plan: Plan, store: Store, made: Made, prepared: Prepared) -> Story:
         scored=made.scored,
         endpoint=endpoint(made.released) if made.released else None,
         curl=curl(made, store),
+        data_report=made.data_report.name if made.data_report else None,
     )
 
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from cluster.store import Store
+from conf.errors import some
+from flows.ingest import Ingested
 from flows.made import Made, curl, release_line
 from flows.plan import Plan
 from flows.sweep import best_by_family, shown
@@ -17,11 +19,7 @@ def lines(made: Made, plan: Plan, store: Store, seconds: float) -> list[str]:
     """What `raycycle run` prints after `seconds` of work; stages that were not run say nothing."""
     said = ["", f"{plan.config.dataset.name}: run {made.run_id}, {seconds:.0f} s"]
     if made.ingested:
-        bad = sum(made.ingested.quarantined.values())
-        snapshot = made.ingested.snapshot
-        said.append(
-            f"  data      {snapshot}, {snapshot.rows:,} rows" + (f"; {bad:,} quarantined in {made.ingested.quarantine}" if bad else "")
-        )
+        said += _let_in(made.ingested) + _columns(made, plan, store)
     said += _won(made) + _judged(made)
     if made.version:
         said.append(f"  release   {release_line(made)}")
@@ -39,6 +37,25 @@ def lines(made: Made, plan: Plan, store: Store, seconds: float) -> list[str]:
     if made.refusals:
         return [*said, "", f"next: {word} report {made.run_id}"]
     return [*said, "", f"next: {word} deploy {made.version.name} {made.version.version}"]
+
+
+def _columns(made: Made, plan: Plan, store: Store) -> list[str]:
+    """What this run changed of the table's columns, and the page about them."""
+    from flows.versions import columns_changed
+
+    changed = columns_changed(store, plan.config.dataset.name, made.started)
+    said = [f"            columns changed: {some(changed, 6)}"] if changed else []
+    return [*said, *([f"            {made.data_report}"] if made.data_report else [])]
+
+
+def _let_in(ingested: Ingested) -> list[str]:
+    bad, snapshot = sum(ingested.quarantined.values()), ingested.snapshot
+    removed = f"; {ingested.duplicates:,} duplicates removed" if ingested.duplicates else ""
+    kept_out = f"; {bad:,} quarantined in {ingested.quarantine}" if bad else ""
+    return [
+        f"  data      {snapshot}, {snapshot.rows:,} rows{removed}{kept_out}",
+        *(f"            warning: {said}" for said in ingested.promises.values()),
+    ]
 
 
 def command_word() -> str:

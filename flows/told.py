@@ -124,11 +124,15 @@ def _tell_data(data: Facts) -> Said:
         return
     rows = f"{data['rows']:,} rows, " if data["rows"] is not None else ""
     source = f" Its source had the fingerprint {_short(data['source'])}." if data["source"] else " Its source has no fingerprint."
+    if data.get("taken"):
+        source = " It was taken as it lay (snapshot=N): the source was not read."
     yield "data", f"Snapshot {data['snapshot'] or 'not known'}: {rows}digest {data['digest']}.{source}"
     yield from _tell_counts(data)
 
 
 def _tell_counts(found: Facts) -> Said:
+    if count := found.get("duplicates"):
+        yield " ", f"Removed as duplicates: {_count(count, 'row')}."
     for name, what in (("quarantined", "Not let in"), ("warned", "Let in with a warning")):
         if counts := found[name]:
             rules = [f"{rule} ({count:,})" for rule, count in sorted(counts.items(), key=lambda each: -each[1])]

@@ -98,7 +98,7 @@ def _read(file: Path) -> Ed25519PrivateKey | None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    pem = _private_bytes(file)
+    pem = private_bytes(file)
     if pem is None:
         return None
     try:
@@ -114,7 +114,7 @@ def _read(file: Path) -> Ed25519PrivateKey | None:
     return key
 
 
-def _private_bytes(file: Path) -> bytes | None:
+def private_bytes(file: Path) -> bytes | None:
     """What `file` holds. Its mode is read from the opened file, so that nothing can be swapped in between."""
     if file.is_symlink():
         raise RaycycleError(f"{file} is a symbolic link", allowed="a file of its own", next="put the key itself there")

@@ -64,6 +64,12 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return next((each for each in self.stages if each.stage == name), None)
 
     @property
+    def tables(self) -> str | None:
+        """Where the tables of the run lie, None for the store's own folder."""
+        found: str | None = (self.config.get("store") or {}).get("tables")
+        return found
+
+    @property
     def changes(self) -> Changes:
         return Changes.of(self.code)
 

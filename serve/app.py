@@ -11,6 +11,7 @@ import http.client
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ledger.identities import Identities
 from serve import releases
 from serve.endpoint import Endpoint, Settings
 from serve.models import Loader, Release
+from tables.privacy.keys import Keyring
 from trainers.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -103,9 +105,10 @@ class Replica:
         task.add_done_callback(self._tasks.discard)
 
 
-def build_app(store: Store, *, replicas: int = 1, settings: Settings | None = None, loader: Loader = Bundle.open) -> Any:
+def build_app(store: Store, *, replicas: int = 1, settings: Settings | None = None, loader: Loader | None = None) -> Any:
     from ray import serve
 
+    loader = loader or partial(Bundle.open, keyring=Keyring(store))
     deployment = serve.deployment(
         name="Endpoint",
         num_replicas=replicas,
@@ -119,7 +122,7 @@ def build_app(store: Store, *, replicas: int = 1, settings: Settings | None = No
 
 
 def ensure_app(
-    store: Store, *, replicas: int = 1, settings: Settings | None = None, loader: Loader = Bundle.open, timeout_s: float = 60.0
+    store: Store, *, replicas: int = 1, settings: Settings | None = None, loader: Loader | None = None, timeout_s: float = 60.0
 ) -> str:
     """Start Serve and the endpoint on the store's platform, unless they answer already; returns the endpoint's URL."""
     platform = current(store)

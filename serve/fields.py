@@ -53,7 +53,8 @@ def _bounded(kind: Any, noun: str, column: Column) -> tuple[Any, str]:
         return _one_of(kind, column, column.allowed)
     if kind is str:
         # An empty text is a null, so it is none where nulls are refused.
-        return (str if column.nullable else Annotated[str, msgspec.Meta(min_length=1)]), noun
+        matching = f" that matches {column.pattern}" if obeyed and column.pattern else ""
+        return (str if column.nullable else Annotated[str, msgspec.Meta(min_length=1)]), noun + matching
     low, high = (column.min, column.max) if obeyed else (None, None)
     if kind is int:
         ge, le = (min(max(bound, _INT64[0]), _INT64[1]) for bound in _whole(low, high))

@@ -15,7 +15,9 @@ from msgspec import UNSET, UnsetType
 from conf.errors import RaycycleError, some, suggest
 from serve.errors import HttpError
 from serve.fields import field_of, wrong
+from serve.row_checks import RowChecks
 from tables.contract import Contract
+from tables.privacy.treatment import is_private
 
 Row = tuple[Any, ...]
 
@@ -25,6 +27,7 @@ _AT_COLUMN = re.compile(r"^\$\.columns(?:\.(.*?))?(?:\[(\d+)\])?$", re.DOTALL)
 # The path in msgspec's message comes last; what stands before it may quote the body.
 _SAID = re.compile(r"^(.*) - at `(\$.*)`$", re.DOTALL)
 _SHOWN, _FEW = 80, 32
+_PRIVATE = "<not shown>"  # clients log what they are answered
 
 
 class RowDecoder:
@@ -33,7 +36,9 @@ class RowDecoder:
     def __init__(self, contract: Contract, schema: pa.Schema) -> None:
         self.schema = schema
         self.fields = {each.name: field_of(each, contract.columns[each.name]) for each in schema}
+        self._checks = RowChecks(contract, schema)
         self._has_text = any(field.noun == "text" for field in self.fields.values())
+        self._private = {name for name in self.fields if is_private(contract.columns[name])}
         self.ignored = [name for name in contract.columns if name not in self.fields]
         self._width, self._struct_type = len(schema), pa.struct(list(schema))
         names = [*self.fields, *self.ignored]
@@ -63,8 +68,8 @@ class RowDecoder:
                 fields.append((key, ignored | UnsetType, UNSET))
         return msgspec.defstruct(name, fields, rename=rename, forbid_unknown_fields=True, kw_only=True, gc=False)
 
-    def decode(self, body: bytes) -> list[Row]:
-        """The rows of `body`, typed and in the order of the schema. Raises HttpError 400 or 422."""
+    def decode(self, body: bytes, *, checked: bool = True) -> list[Row]:
+        """The rows of `body`, typed and in the order of the schema; `checked` against patterns and rules. Raises HttpError 400 or 422."""
         try:
             decoded = self._decode(body)
         except msgspec.ValidationError as error:
@@ -83,6 +88,8 @@ class RowDecoder:
             raise HttpError(422, "the body holds no row", allowed="at least one row")
         if len(_KEY.findall(body)) != keys + 1:
             _refuse_duplicates(body)
+        if checked:
+            self._checks.refuse(rows)
         return rows
 
     def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
@@ -141,9 +148,9 @@ class RowDecoder:
         if field in self.fields and said.startswith("Expected `array`"):
             return HttpError(422, f"columns.{field} is not a list", allowed=f"a list, each value {self._expected(field)}")
         if field in self.fields:
-            value = _find(body, row, field)
+            value = _PRIVATE if field in self._private else _shown(_find(body, row, field))
             said = wrong(said, self.fields[field])
-            return HttpError(422, f"{where or 'columns'}.{field} {said}", value=_shown(value), allowed=self._expected(field))
+            return HttpError(422, f"{where or 'columns'}.{field} {said}", value=value, allowed=self._expected(field))
         form = '{"rows": [{"column": value, ...}, ...]} or {"columns": {"column": [value, ...], ...}}'
         return HttpError(422, f"{where or 'the body'} {wrong(said)}", allowed=form)
 

@@ -36,6 +36,15 @@ def true_or_false(mask: pa.Array) -> pa.Array:
     return pc.fill_null(mask, False)
 
 
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The column in one piece; unlike `combine_chunks` it copies nothing where there is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def all_false(rows: int) -> pa.Array:
+    return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(bytes(rows // 8 + 1))])
+
+
 def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) -> tuple[pa.Array, pa.Array]:
     """`array` as the contract's type, and a mask of the values that could not be read (they become null)."""
     target = ARROW[kind]
@@ -43,7 +52,7 @@ def cast(array: pa.Array, kind: ColumnType, formats: list[str] | None = None) ->
         raise UsageError("extension types are refused: they can carry code", value=str(array.type), allowed="plain Arrow types")
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    none = pa.array([False]).take(pa.array([0] * len(array), pa.int32())) if len(array) else pa.array([], pa.bool_())
+    none = all_false(len(array))
     if pa.types.is_floating(array.type) and pc.any(pc.is_nan(array)).as_py():
         # A NaN is how pandas and Spark write a missing number; left alone it would pass `nullable: false`.
         array = pc.if_else(pc.is_nan(array), None, array)
@@ -88,7 +97,9 @@ def _no_empty_text(text: pa.Array) -> pa.Array:
 def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: pa.DataType) -> tuple[pa.Array, pa.Array]:
     text = pc.cast(text, pa.string())
     if kind == "string":
-        return _no_empty_text(text), pc.fill_null(pc.not_equal(text, text), False)
+        return _no_empty_text(text), all_false(len(text))
+    if kind in ("int64", "double") and (quick := _plain_numbers(_no_empty_text(text), target)) is not None:
+        return quick, all_false(len(text))
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(true_or_false(pc.equal(text, "")), None, text)
     if kind == "int64":
@@ -112,6 +123,18 @@ def _parse(text: pa.Array, kind: ColumnType, formats: list[str] | None, target: 
         fits = pc.is_valid(parsed)
         parsed = pc.cast(pc.floor_temporal(parsed, unit="day"), target) if kind == "date" else pc.assume_timezone(parsed, "UTC")
     return parsed, pc.and_(pc.is_valid(text), pc.invert(fits))
+
+
+def _plain_numbers(text: pa.Array, target: pa.DataType) -> pa.Array | None:
+    """Numbers by Arrow's own cast, several times faster than by pattern; None where it fails or takes more than the patterns do."""
+    # Arrow also reads 0x1F, nan, and whole numbers with any number of zeros before them.
+    too_long = target == pa.int64() and (pc.max(pc.binary_length(text)).as_py() or 0) > 18
+    if too_long or pc.any(pc.match_substring_regex(text, "[xXnN]")).as_py():
+        return None
+    try:
+        return pc.cast(text, target)
+    except pa.ArrowInvalid:
+        return None
 
 
 def parse_times(text: pa.Array, pattern: str) -> pa.Array:

@@ -69,6 +69,11 @@ class NumericSketch:
         return int(self.counts.sum())
 
     @property
+    def values(self) -> NDArray[np.float64]:
+        """The lower edge of each bin that has rows, rising."""
+        return _centres(self.codes)
+
+    @property
     def missing(self) -> int:
         """Nulls and infinities: an infinity carries no usable magnitude, so the encoder treats it as missing."""
         return self.nulls + self.infinite

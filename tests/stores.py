@@ -45,10 +45,11 @@ def kept(
     files: dict[str, Any],
     run_id: str = RUN,
     ran: bool = True,
+    dataset: str = "flights",
 ) -> StageRun:
     """A stage's result in the cache, as a run would record it."""
     cause = Cause(stage=stage, modules={}, libraries={}, config={}, inputs=inputs)
-    cache = StageCache(store, "flights", lambda text: None)
+    cache = StageCache(store, dataset, lambda text: None)
     if cache.find(cause) is None:
         with cache.making(cause) as lease, cache.publishing(cause, lease, run_id) as draft:
             draft.outputs |= outputs

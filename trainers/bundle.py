@@ -16,13 +16,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cluster.store import read_json, write_atomic, write_json
+from cluster.store import Store, read_json, write_atomic, write_json
 from conf.errors import RaycycleError
 from conf.targets import resolve
 from ledger import digests
-from tables.contract import Contract, check_features
+from tables.checking import check_features
+from tables.contract import Contract
 from tables.encoder import Encoder
 from tables.features import Task
+from tables.privacy.keys import Keyring
+from tables.privacy.treatment import placeholder, treat, treated_contract, treatments
 from tables.sketches import Sketch
 from tables.target import Target, prediction_type
 from trainers.protocol import Exactness, Fitted
@@ -60,7 +63,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle whose bytes were checked. `digest` names it."""
+    """An opened bundle whose bytes were checked. `digest` names it.
+
+    Rows that come in are those of `contract`; `treated` is that of the rows that the encoder was fitted on.
+    """
 
     folder: Path
     digest: str
@@ -70,10 +76,11 @@ class Bundle:
     fitted: Fitted
     target: Target
     exactness: Exactness
+    keyring: Keyring | None = None
 
     @classmethod
-    def open(cls, folder: Path, digest: str | None = None) -> Bundle:
-        """Open the bundle in `folder`.
+    def open(cls, folder: Path, digest: str | None = None, keyring: Keyring | None = None) -> Bundle:
+        """Open the bundle in `folder`; `keyring` has the keys of columns that are hashed, by default that of the store used here.
 
         Raises RaycycleError when a file differs from its manifest, or the manifest is not `digest`.
         """
@@ -90,6 +97,7 @@ class Bundle:
             trainer.Fitted.load(folder / "model"),
             Target(manifest.task, tuple(manifest.classes), manifest.log_target),
             trainer.exactness,
+            keyring,
         )
 
     @property
@@ -104,13 +112,28 @@ class Bundle:
         """The feature columns a row must bring, in order."""
         return self.contract.schema(self.contract.features)
 
+    @cached_property
+    def treated(self) -> Contract:
+        return treated_contract(self.contract)
+
+    @cached_property
+    def _treats(self) -> bool:
+        return bool(treatments(self.contract).keys() & set(self.contract.features))
+
+    def treat(self, rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+        """Typed contract rows as the snapshot would hold them: treated as at ingest, with the keys of then."""
+        if not self._treats:
+            return rows
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        return treat(self.contract, table, self.keyring or Keyring(Store.open()))
+
     def scores(self, rows: pa.RecordBatch | pa.Table) -> NDArray[np.float64]:
-        """Binary [rows] = P(positive); multiclass [rows, classes]; regression [rows] in the label's unit."""
+        """Binary [rows] = P(positive); multiclass [rows, classes]; regression [rows] in the label's unit. For treated rows."""
         return self.target.backward(self.fitted.predict(self.encoder.encode(rows)))
 
     def predict(self, rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
         """Columns `prediction`, and `score` (binary) or one `score_<class>` each (multiclass), for typed contract rows."""
-        return self.answer(self.scores(rows))
+        return self.answer(self.scores(self.treat(rows)))
 
     def answer(self, scores: NDArray[np.float64]) -> pa.RecordBatch:
         """Scores as the columns that every way of asking returns."""
@@ -156,6 +179,8 @@ def _golden(folder: Path) -> pa.Table:
 
 def _example(folder: Path, contract: Contract) -> dict[str, Any]:
     row = _golden(folder).select(contract.features).slice(0, 1).to_pylist()[0]
+    # What was treated is no longer of the type that a row brings, or what anybody had.
+    row |= {name: placeholder(contract.columns[name]) for name in treatments(contract) if name in row}
     return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
 
 
@@ -202,7 +227,10 @@ def write(
     plugins: tuple[str, ...] = (),
     reading: dict[str, Any] | None = None,
 ) -> str:
-    """Write a bundle into the empty `folder` and return its digest. The same parts always give the same bytes."""
+    """Write a bundle into the empty `folder` and return its digest. The same parts always give the same bytes.
+
+    `golden` are treated rows, as the encoder takes them.
+    """
     for part in ("model", "encoder", "reference"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     fitted.save(folder / "model")

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conf.errors import UsageError
-from tables.sources.formats import HEADER_BYTES, head, open_bytes
+from tables.sources.formats import HEADER_BYTES
+from tables.sources.packed import head, open_bytes
 
 DELIMITERS = ",;\t|"
 SCANNED_BYTES = 256 << 20

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tables.look.inference import Reading
-from tables.look.personal import words
+from tables.privacy.detection import words
 
 Identity = Literal["key", "unique", "group", "code", "many", "text"]
 

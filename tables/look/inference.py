@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tables.casting import ISO8601, ColumnType, cast, parse_times
 from tables.sketches import as_floats
-from tables.sources.files import ungrouped
+from tables.sources.plain import ungrouped
 
 # A null only where the rest of the column is numbers or dates; elsewhere each of these may well be a category.
 _WORDS = """? ?? - -- --- . .. * ** x na n.a. n/a nan nil none null (null) (none) <null> <na> #n/a #na #value! #div/0! #ref! missing unknown

@@ -8,18 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from tables.casting import ColumnType
 from tables.contract import Column, Contract, Role
 from tables.features import Task
 from tables.look.findings import Finding
 from tables.look.schedule import SplitPlan
+from tables.privacy.treatment import default_treatment, from_words
 
 MAX_BAD_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnProfile:
-    """What one column holds and is good for. `spelled` are its null spellings beyond the usual ones; `required`: rows must have it."""
+    """What one column holds and is good for. `spelled` are its null spellings beyond the usual ones; `required`: rows must have it;
+    `personal`: it looks like data about a person."""
 
     type: ColumnType
     role: Role
@@ -30,6 +34,7 @@ class ColumnProfile:
     spelled: tuple[str, ...] = ()
     style: str = ""
     required: bool = False
+    personal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +74,14 @@ class Profile:
         bounds: dict[str, Any] = {}
         if name == self.label and self.infinite_labels:
             bounds = {"min": -1.7e308, "max": 1.7e308}
-        return Column(
+        column = Column(
             type=profile.type,
             role=profile.role,
             nullable=profile.role not in ("label", "key") and not profile.required,
             allowed=self.classes or None if name == self.label else None,
             formats=list(profile.formats) or None,
+            privacy_class="personal" if profile.personal else "internal",
             note=profile.note,
             **bounds,
         )
+        return structs.replace(column, treatment=from_words(default_treatment(column))) if profile.personal else column

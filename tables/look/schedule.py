@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tables.look.findings import Finding
 from tables.look.inference import Reading
 from tables.look.labels import Label
-from tables.look.personal import words
+from tables.privacy.detection import words
 
 TRAIN_SHARE, VALID_SHARE = 0.64, 0.16
 ALIKE = 0.2

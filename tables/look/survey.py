@@ -16,10 +16,11 @@ from tables.look.findings import Finding, counted, shown
 from tables.look.identity import as_category, identity, named_as_id, whole
 from tables.look.inference import Reading, read_column
 from tables.look.labels import Label, find_label, read_label
-from tables.look.personal import IDENTIFYING, personal_kind
+from tables.look.personal import personal_kind
 from tables.look.profile import MAX_BAD_FRACTION, ColumnProfile, Profile
 from tables.look.schedule import Group, SplitPlan, hints_date, is_calendar, plan_split, unseen_calendar
 from tables.look.suspects import LabelProbe, label_likeness
+from tables.privacy.detection import IDENTIFYING
 
 NEAR_PERFECT, SUSPECT, ORDINARY = 0.995, 0.98, 0.9
 # So many rows without a gap make it a rule.
@@ -59,6 +60,7 @@ class _Survey:
         self.groups: list[Group] = []
         self.keys: list[str] = []
         self.sliceable: dict[str, int] = {}
+        self.personal: set[str] = set()
         self.bad = label.missing.copy()
         self._note_values(label.name, label.reading)
         if label.reading.nulls:
@@ -97,6 +99,7 @@ class _Survey:
             formats=reading.formats,
             spelled=reading.spelled,
             style=reading.style,
+            personal=name in self.personal,
         )
         if reading.type == "int64" and is_calendar(name):
             self.calendar[name] = reading
@@ -109,11 +112,12 @@ class _Survey:
             self.alike["constant", "one value in every row: not used"].append(name)
             return "observed", "constant"
         if kind := personal_kind(name, reading):
+            self.personal.add(name)
             used = kind not in IDENTIFYING and what not in ("key", "unique", "many", "text")
             self._find(
                 "personal",
                 f"{shown([name])} looks like {kind}",
-                f"{'kept as a feature' if used else 'not used'}; remove it from the contract if it should not be stored at all",
+                f"{'kept as a feature, in a form that names nobody' if used else 'not used, and dropped at ingest'}; see its treatment",
                 columns=(name,),
                 warning=True,
             )

@@ -1,4 +1,4 @@
-"""The source of plain files: CSV, JSON lines or Parquet, as one file, a folder, or a glob.
+"""The source of plain files: CSV, JSON lines or Parquet, as one file, a folder, or a glob; here or on S3-compatible storage.
 
 $ raycycle init flights.csv --label late    # writes a dataset YAML with this class as its source
 """
@@ -8,21 +8,20 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import functools
-import glob
-import itertools
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from conf.errors import UsageError, suggest
-from tables.sources import formats
-from tables.sources.fingerprints import fingerprint
+from tables.sources import formats, parquet
+from tables.sources.fingerprints import Stamp, fingerprint, refuse_changed, stamp
 from tables.sources.formats import UNREADABLE, Format, Text
+from tables.sources.listing import Location
+from tables.sources.objects import StoredObject, stamps
+from tables.sources.plain import plain_column, text_column, with_origin
 
 if TYPE_CHECKING:
     import ray.data
@@ -39,6 +38,7 @@ class Files:
     `null_values` are spellings of a missing value in any text column, `column_nulls` more of them for one column; `numbers` says how
     numbers with digit groups, decimal commas or currency signs are written; `columns` are those to read, all by default (JSON lines
     need them where keys come and go). `unreadable`: rows with a wrong number of fields are refused, or marked for the quarantine.
+    `path` may begin with s3://, at the `endpoint` (null: $AWS_ENDPOINT_URL, else AWS) and with the keys that every AWS tool uses.
     """
 
     path: str
@@ -50,6 +50,7 @@ class Files:
     numbers: Mapping[str, str] = field(default_factory=dict)
     columns: Sequence[str] = ()
     unreadable: Literal["refuse", "mark"] = "refuse"
+    endpoint: str | None = None
 
     def __post_init__(self) -> None:
         # Hydra hands over its own list and dict classes, which Ray cannot ship and `==` does not equal.
@@ -89,37 +90,33 @@ class Files:
         """These files, read as others were, if they are of the same make: a comma file need not write numbers as a semicolon file did."""
         return replace(self, **reading) if reading and reading["delimiter"] == self.delimiter else self
 
+    @property
+    def location(self) -> Location:
+        return Location(self.path, self.endpoint)
+
     def batches(self) -> Iterator[pa.Table]:
-        """The rows as small tables, in the order of the files' names, without Ray."""
+        """The rows as small tables, in the order of the files' names, without Ray and without their origin."""
         found = self.found()
         expected = self.expected(found)
         for path, kind in found:
-            yield from _tables(self, path, kind, expected, found[0][0])
+            yield from _tables(self, path, kind, expected, found[0][0], origin=False)
 
     def read(self) -> ray.data.Dataset:
-        """The rows as a Ray dataset, one task for each file; blocks keep what their file holds, the contract settles the types."""
+        """The rows with their origin as a Ray dataset, one task for each file; blocks keep what their file holds, the contract settles
+        the types. Raises RaycycleError when a file is changed or removed meanwhile.
+        """
         import ray.data
 
         found = self.found()
-        items = [{"path": path, "kind": kind} for path, kind in found]
-        one_file = functools.partial(_read_one, source=self, expected=self.expected(found), first=found[0][0])
-        files = ray.data.from_items(items, override_num_blocks=len(items))
+        stored = stamps([path for path, _ in found if isinstance(path, StoredObject)])
+        before = stored or [stamp(path) for path, _ in found]
+        one_file = functools.partial(_read_one, source=self, found=found, before=before, expected=self.expected(found))
+        files = ray.data.range(len(found), override_num_blocks=len(found))
         return files.map_batches(one_file, batch_size=1, batch_format="pyarrow")
 
     def found(self) -> list[tuple[str, Format]]:
-        """Each data file with its format, sorted by path; hidden files, markers such as _SUCCESS and empty files are not data."""
-        root = Path(self.path).expanduser().absolute()
-        if root.is_file():
-            paths = [root]
-        elif root.is_dir():
-            if (root / "_delta_log").is_dir():
-                raise UsageError("the folder is a Delta table", value=str(root), allowed="a file or folder of CSV, JSON lines or Parquet")
-            paths = [p for p in sorted(root.rglob("*")) if _is_data(p.relative_to(root)) and p.is_file() and p.stat().st_size]
-        else:
-            paths = [Path(p) for p in sorted(glob.glob(str(root), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-        if not paths:
-            _nothing_found(root)
-        found = [(str(p), formats.format_of(str(p)) if self.format == "auto" else self.format) for p in paths]
+        """Each data file with its format, sorted by path."""
+        found = [(p, formats.format_of(p) if self.format == "auto" else self.format) for p in self.location.files()]
         if other := next((path for path, kind in found if kind != found[0][1]), None):
             raise UsageError(
                 f"the files have different formats: {found[0][0]} and {other}", allowed="one format", next="name one with a glob"
@@ -128,12 +125,9 @@ class Files:
 
     def fingerprint(self, memo: Path | None = None) -> str:
         """SHA-256 of all that the rows depend on; `memo` remembers the files' digests. The folder may lie anywhere."""
-        root = Path(self.path).expanduser().absolute()
-        # Up to the first part with a wildcard: names below it tell partitions apart.
-        steps = itertools.takewhile(lambda part: not glob.has_magic(part), root.parts)
-        base = root if root.is_dir() else root.parent if root.is_file() else Path(*steps)
-        options = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
-        return fingerprint({Path(path).relative_to(base).as_posix(): Path(path) for path, _ in self.found()}, options, memo)
+        options = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("path", "endpoint")}
+        files = {self.location.name_of(path): path for path, _ in self.found()}
+        return fingerprint(files, options, memo)
 
     def expected(self, found: list[tuple[str, Format]]) -> list[str] | None:
         """The columns that every file must have; None where only the rows can tell (JSON lines)."""
@@ -143,128 +137,86 @@ class Files:
 
     def _names(self, path: str, kind: Format) -> list[str] | None:
         if kind == "parquet":
-            schema = formats.parquet_schema(path)
+            schema = parquet.parquet_schema(path)
             return formats.unique_names(path, schema.names)
         return formats.csv_header(path, self.text)[0] if kind == "csv" else None
 
 
-def _is_data(relative: Path) -> bool:
-    return not any(part.startswith((".", "_")) for part in relative.parts) and any(
-        s.lower() in formats.SUFFIXES for s in relative.suffixes[-2:]
-    )
+def _read_one(
+    batch: pa.Table, source: Files, found: list[tuple[str, Format]], before: list[Stamp], expected: list[str] | None
+) -> Iterator[pa.Table]:
+    for number in batch.column("id").to_pylist():
+        path, kind = found[number]
+        try:
+            yield from _tables(source, path, kind, expected, found[0][0])
+        except UsageError:
+            refuse_changed(path, before[number])  # what looks like damage may be that somebody is writing
+            raise
+        refuse_changed(path, before[number])
 
 
-def _nothing_found(root: Path) -> None:
-    if root.is_dir():
-        raise UsageError("the folder holds no data file", value=str(root), allowed="files ending in .csv .tsv .jsonl .parquet (also .gz)")
-    near = suggest(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
-    raise UsageError(f"the file is missing{near}", value=str(root), allowed="a file, a folder, or a glob in quotes")
+class _Damage(NamedTuple):
+    """A record that is no row, and why."""
+
+    number: int
+    said: str
 
 
-def _read_one(batch: pa.Table, source: Files, expected: list[str] | None, first: str) -> Iterator[pa.Table]:
-    for item in batch.to_pylist():
-        yield from _tables(source, item["path"], item["kind"], expected, first)
-
-
-def _tables(source: Files, path: str, kind: Format, expected: list[str] | None, first: str) -> Iterator[pa.Table]:
-    folders = _partitions(source, path)
-    damage: list[str] = []
+def _tables(source: Files, path: str, kind: Format, expected: list[str] | None, first: str, origin: bool = True) -> Iterator[pa.Table]:
+    name = source.location.name_of(path) if origin else ""
+    folders = source.location.partitions_of(path)
+    damage: list[_Damage] = []
     if kind != "jsonl" and expected is not None:
         found, chosen = source._names(path, kind) or [], set(expected)
         here = [name for name in found if name in chosen] if source.columns else found
         formats.check_columns(path, here, _without(expected, folders), first)
     wanted = _without(expected, folders) if expected is not None else None
     if kind == "parquet":
-        read = formats.read_parquet(path, wanted)
+        read = parquet.read_parquet(path, wanted)
     else:
-        read = (formats.read_csv if kind == "csv" else formats.read_jsonl)(path, source.text, wanted, damage.append)
-    table = None
-    for table in read:
+        reader = formats.read_csv if kind == "csv" else formats.read_jsonl
+        read = reader(path, source.text, wanted, lambda number, said: damage.append(_Damage(number, said)))
+    plain = None
+    for table, numbers in read:
         plain = _plain(table, source, trim=kind == "csv")
-        for name, value in folders.items():
-            plain = plain.append_column(name, pa.repeat(pa.scalar(value, pa.string()), plain.num_rows))
-        yield _marked(plain, source, path, damage)
+        for folder, value in folders.items():
+            plain = plain.append_column(folder, pa.repeat(pa.scalar(value, pa.string()), plain.num_rows))
+        yield _marked(plain, numbers, source, path, damage, name)
     if damage:
-        empty = table.slice(0, 0) if table is not None else pa.table({name: pa.nulls(0, pa.string()) for name in wanted or []})
-        yield _marked(empty, source, path, damage)
+        empty = plain.slice(0, 0) if plain is not None else pa.table({name: pa.nulls(0, pa.string()) for name in wanted or []})
+        yield _marked(empty, pa.array([], pa.int64()), source, path, damage, name)
 
 
 def _without(names: list[str], folders: Mapping[str, object]) -> list[str]:
     return [name for name in names if name not in folders]
 
 
-def _partitions(source: Files, path: str) -> dict[str, str | None]:
-    """Columns that Spark and pandas keep in the folders' names (`year=2024/part.parquet`)."""
-    root = Path(source.path).expanduser().absolute()
-    if not root.is_dir():
-        return {}
-    pairs = [part.split("=", 1) for part in Path(path).relative_to(root).parent.parts if "=" in part]
-    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else urllib.parse.unquote(value) for name, value in pairs}
-
-
-def _marked(table: pa.Table, source: Files, path: str, damage: list[str]) -> pa.Table:
-    """The table with its unreadable rows at the end: all null, but for the column that says why."""
-    if source.unreadable == "mark":
-        good = table.append_column(UNREADABLE, pa.nulls(table.num_rows, pa.string()))
-        bad = pa.table({UNREADABLE: pa.array([f"{Path(path).name}: {said}" for said in damage], pa.string())})
-        damage.clear()
-        return pa.concat_tables([good, bad], promote_options="default") if bad.num_rows else good
-    if damage:
+def _marked(table: pa.Table, numbers: pa.Array, source: Files, path: str, damage: list[_Damage], name: str) -> pa.Table:
+    """The table with the origin of its rows, and its unreadable rows at the end: all null, but for what says whence and why."""
+    if source.unreadable == "refuse" and damage:
         rest = f" and {len(damage) - 5} more" if len(damage) > 5 else ""
         raise UsageError(
-            f"{path} has rows that cannot be read: {'; '.join(damage[:5])}{rest}",
+            f"{path} has rows that cannot be read: {'; '.join(each.said for each in damage[:5])}{rest}",
             allowed="rows with as many fields as the header, JSON lines with one object each",
             next="correct them, or set source.unreadable=mark to send them to the quarantine",
         )
-    return table
+    good = table.append_column(UNREADABLE, pa.nulls(table.num_rows, pa.string())) if source.unreadable == "mark" else table
+    good = with_origin(good, name, numbers) if name else good
+    if not damage:
+        return good
+    bad = pa.table({UNREADABLE: pa.array([f"{Path(path).name}: {each.said}" for each in damage], pa.string())})
+    bad = with_origin(bad, name, pa.array([each.number for each in damage], pa.int64())) if name else bad
+    damage.clear()
+    return pa.concat_tables([good, bad], promote_options="default")
 
 
 def _plain(table: pa.Table, source: Files, trim: bool) -> pa.Table:
-    arrays = [_plain_column(name, column, source, trim) for name, column in zip(table.column_names, table.columns, strict=True)]
-    return pa.table(dict(zip(table.column_names, arrays, strict=True))) if arrays else table
+    arrays = {name: _plain_column(name, column, source, trim) for name, column in zip(table.column_names, table.columns, strict=True)}
+    return pa.table(arrays) if arrays else table
 
 
 def _plain_column(name: str, column: pa.ChunkedArray, source: Files, trim: bool) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return column.cast(pa.timestamp("us", kind.tz), safe=False)
-    if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
-        return column.cast(pa.float64(), safe=False)
-    if pa.types.is_time(kind):
-        return column.cast(pa.string())
-    if pa.types.is_duration(kind):
-        return pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
-    if _is_text(kind):
-        try:
-            column = column.cast(pa.string())
-        except pa.ArrowInvalid:
-            return column
-        return _text_column(name, column, source, trim)
-    return column
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    # Old writers store text as binary without saying so.
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(kind) for test in texts)
-
-
-def _text_column(name: str, column: pa.ChunkedArray, source: Files, trim: bool) -> pa.ChunkedArray:
-    if trim:
-        column = pc.utf8_trim_whitespace(column)
-    missing = pc.is_in(column, value_set=pa.array([*source.null_values, *source.column_nulls.get(name, ())], pa.string()))
-    if pc.any(missing).as_py():
-        column = pc.if_else(missing, pa.scalar(None, pa.string()), column)
-    style = source.numbers.get(name)
-    return ungrouped(column, style) if style else column
-
-
-def ungrouped(text: pa.ChunkedArray, style: str) -> pa.ChunkedArray:
-    """Numbers in `style`, with or without a currency or percent sign, as plain numbers; other text as it is."""
-    bare = pc.replace_substring_regex(text, r"[$€£¥₹%'\s\x{a0}\x{202f}]", "")
-    group, point = (",", r"\.") if style == "1,234.5" else (r"\.", ",")
-    fits = pc.match_substring_regex(bare, rf"^[+-]?(\d{{1,3}}({group}\d{{3}})+|\d+)({point}\d+)?$")
-    plain = pc.replace_substring(bare, group.removeprefix("\\"), "")
-    return pc.if_else(fits, plain if point == r"\." else pc.replace_substring(plain, ",", "."), text)
+    column = plain_column(column)
+    if not pa.types.is_string(column.type):
+        return column
+    return text_column(column, (*source.null_values, *source.column_nulls.get(name, ())), source.numbers.get(name), trim)

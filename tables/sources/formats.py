@@ -1,11 +1,12 @@
-"""One plain file, CSV, JSON lines or Parquet, as a stream of small Arrow tables; every damage is named with its place."""
+"""One text file, CSV or JSON lines, as a stream of small Arrow tables; every damage is named with its place."""
 
 from __future__ import annotations
 
-import base64
+import bisect
 import codecs
 import csv
 import io
+import itertools
 import json
 import time
 import weakref
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
-import pyarrow.parquet as pq
 
 from conf.errors import UsageError, some
+from tables.sources import packed
+from tables.sources.packed import PACKED, head, open_bytes, unreadable
 
 Format = Literal["csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {
@@ -27,8 +30,6 @@ SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
 }
-PACKED = (".gz", ".bz2", ".zst")
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _FOREIGN = {
     b"PK\x03\x04": "a zip or Excel file",
     b"PAR1": "a Parquet file",
@@ -36,11 +37,14 @@ _FOREIGN = {
     b"%PDF": "a PDF",
     b"SQLi": "a SQLite file",
 }
-BLOCK_BYTES = 8 << 20
 HEADER_BYTES = 2 << 20
 # Present only where a source is told to mark what it cannot read: why a row is not one, null for good rows.
 UNREADABLE = "_unreadable"
-Damaged = Callable[[str], None]
+# Where a raw row came from: its file (relative to the source) or table, and its record's number there, counted as messages do: from 1,
+# a CSV header included, JSON lines by line; null where nobody knows. Kept on bad rows alone.
+ORIGIN_FILE, ORIGIN_ROW = "_file", "_row"
+Damaged = Callable[[int, str], None]
+Numbered = tuple[pa.Table, pa.Array]  # rows, and the record number (int64) of each
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Text:
 
 def format_of(path: str) -> Format:
     """By the ending of the name, else by what the file begins with."""
-    name = Path(path)
+    name = Path(str(path))
     suffix = (name.with_suffix("") if name.suffix.lower() in PACKED else name).suffix.lower()
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
@@ -63,25 +67,8 @@ def format_of(path: str) -> Format:
     return "jsonl" if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else "csv"
 
 
-def open_bytes(path: str) -> pa.NativeFile:
-    """The bytes of the file, unpacked when they are packed, whatever it is called."""
-    raw = pa.OSFile(path)
-    start = raw.read(4)
-    raw.seek(0)
-    codec = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    return pa.CompressedInputStream(raw, codec) if codec else raw
-
-
-def head(path: str, size: int) -> bytes:
-    try:
-        with open_bytes(path) as stream:
-            return stream.read(size)
-    except OSError as error:
-        raise _packed_badly(path, error) from None
-
-
-def open_text(path: str, text: Text) -> pa.NativeFile:
-    stream = open_bytes(path)
+def open_text(path: str, text: Text, held: list[weakref.ref[Any]] | None = None) -> pa.NativeFile:
+    stream = open_bytes(path, held)
     return stream if codecs.lookup(text.encoding).name == "utf-8" else pa.transcoding_input_stream(stream, text.encoding, "utf-8")
 
 
@@ -99,7 +86,7 @@ def csv_header(path: str, text: Text) -> tuple[list[str], int]:
     """The column names, and how many empty lines stand before them."""
     start = head(path, HEADER_BYTES)
     if not start.strip():
-        raise UsageError("the file is empty", value=path, allowed="a header line and at least one row")
+        raise UsageError("the file is empty", value=str(path), allowed="a header line and at least one row")
     said = next((said for magic, said in _FOREIGN.items() if start.startswith(magic)), None)
     decoded = codecs.getincrementaldecoder(text.encoding)(errors="replace").decode(start)
     if said or "\0" in decoded[:65_536]:
@@ -112,24 +99,28 @@ def csv_header(path: str, text: Text) -> tuple[list[str], int]:
     for empty, record in enumerate(csv.reader(io.StringIO(decoded, newline=""), delimiter=text.delimiter)):
         if record:
             return unique_names(path, record), empty
-    raise UsageError("the file has no header line", value=path, allowed="a header line and at least one row")
+    raise UsageError("the file has no header line", value=str(path), allowed="a header line and at least one row")
 
 
-def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged) -> Iterator[pa.Table]:
+def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged) -> Iterator[Numbered]:
     """Each column as text, so that no type can differ between files or blocks; the contract casts them."""
     names, empty = csv_header(path, text)
     wanted = columns if columns is not None else names
+    skipped: list[int] = []
 
     def ragged(row: Any) -> str:
-        damaged(f"record {row.number} has {row.actual_columns} field{'s' * (row.actual_columns != 1)} instead of {row.expected_columns}")
+        skipped.append(row.number)
+        fields = f"{row.actual_columns} field{'s' * (row.actual_columns != 1)} instead of {row.expected_columns}"
+        damaged(row.number, f"record {row.number} has {fields}")
         return "skip"
 
-    reader = None
+    reader, number = None, empty + 2
+    held: list[weakref.ref[Any]] = [weakref.ref(ragged)]
     try:
         reader = arrow_csv.open_csv(
-            open_text(path, text),
+            open_text(path, text, held),
             read_options=arrow_csv.ReadOptions(
-                column_names=names, skip_rows=empty, skip_rows_after_names=1, block_size=BLOCK_BYTES, use_threads=False
+                column_names=names, skip_rows=empty, skip_rows_after_names=1, block_size=packed.BLOCK_BYTES, use_threads=False
             ),
             parse_options=arrow_csv.ParseOptions(delimiter=text.delimiter, newlines_in_values=True, invalid_row_handler=ragged),
             convert_options=arrow_csv.ConvertOptions(
@@ -137,13 +128,26 @@ def read_csv(path: str, text: Text, columns: list[str] | None, damaged: Damaged)
             ),
         )
         for batch in reader:
-            yield pa.Table.from_batches([batch])
+            numbers = numbered(number, batch.num_rows, skipped)
+            number = numbers[-1].as_py() + 1 if len(numbers) else number
+            del skipped[: bisect.bisect_left(skipped, number)]
+            yield pa.Table.from_batches([batch]), numbers
+    except UsageError as error:
+        raise error.with_traceback(None) from None  # its frames would hold what is waited for below
     except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
         raise _text_badly(path, text, error) from None
     finally:
-        held = weakref.ref(ragged)
         del reader, ragged
-        _wait_until_gone(held)
+        for each in held:
+            _wait_until_gone(each)
+
+
+def numbered(first: int, count: int, skipped: list[int]) -> pa.Array:
+    """The numbers of `count` records from `first` on, without those `skipped`."""
+    if not skipped:
+        return pa.array(np.arange(first, first + count))
+    candidates = np.arange(first, first + count + len(skipped))
+    return pa.array(candidates[~np.isin(candidates, skipped)][:count])
 
 
 def _wait_until_gone(held: weakref.ref[Any]) -> None:
@@ -162,20 +166,18 @@ def _text_badly(path: str, text: Text, error: Exception) -> UsageError:
             next="set source.encoding (cp1252, latin-1, utf-16 ...) in the dataset YAML, or convert the file to UTF-8",
         )
     if "straddling" in said:
-        return UsageError(
-            f"{path} holds a row longer than {BLOCK_BYTES >> 20} MiB", allowed="shorter rows", next="look for a quote that is never closed"
-        )
+        return _too_long(path)
     if isinstance(error, pa.ArrowInvalid):
         return UsageError(f"{path} cannot be read as CSV ({said})", next="check source.delimiter and source.encoding")
-    return _packed_badly(path, error)
+    return unreadable(path, error)
 
 
-def _packed_badly(path: str, error: Exception) -> UsageError:
-    if isinstance(error, FileNotFoundError):
-        return UsageError("the file is missing", value=path)
-    if isinstance(error, PermissionError):
-        return UsageError("the file may not be read", value=path, next="give this user the right to read it")
-    return UsageError(f"the file is damaged or cut off ({error})", value=path, next="fetch or write it again")
+def _too_long(path: str) -> UsageError:
+    return UsageError(
+        f"{path} holds a row longer than {packed.BLOCK_BYTES >> 20} MiB",
+        allowed="shorter rows",
+        next="look for a quote that is never closed",
+    )
 
 
 def _undecodable_line(path: str, text: Text) -> int:
@@ -189,16 +191,18 @@ def _undecodable_line(path: str, text: Text) -> int:
     return line
 
 
-def read_jsonl(path: str, text: Text, columns: list[str] | None, damaged: Damaged) -> Iterator[pa.Table]:
+def read_jsonl(path: str, text: Text, columns: list[str] | None, damaged: Damaged) -> Iterator[Numbered]:
     """Numbers, true and false as text, as in CSV: else how a value is read would hang on the other values of its block."""
     decoder, number, rest = msgspec.json.Decoder(), 0, b""
     try:
         with open_text(path, text) as stream:
             while True:
-                chunk = stream.read(BLOCK_BYTES)
+                chunk = stream.read(packed.BLOCK_BYTES)
                 block = rest + chunk
                 cut = block.rfind(b"\n") + 1 if chunk else len(block)
                 lines, rest = block[:cut], block[cut:]
+                if len(rest) > packed.BLOCK_BYTES:
+                    raise _too_long(path)
                 if number == 0:
                     lines = lines.removeprefix(b"\xef\xbb\xbf")
                     if lines.lstrip()[:1] == b"[":
@@ -206,7 +210,8 @@ def read_jsonl(path: str, text: Text, columns: list[str] | None, damaged: Damage
                             f"{path} is one JSON array", allowed="JSON lines: one object a line", next=f"jq -c '.[]' {path} > rows.jsonl"
                         )
                 if lines.strip():
-                    yield _json_table(_json_rows(decoder, lines, number, path, damaged), columns)
+                    rows, numbers = _json_rows(decoder, lines, number, path, damaged)
+                    yield _json_table(rows, columns), numbers
                 number += lines.count(b"\n")
                 if not chunk:
                     return
@@ -214,14 +219,16 @@ def read_jsonl(path: str, text: Text, columns: list[str] | None, damaged: Damage
         raise _text_badly(path, text, error) from None
 
 
-def _json_rows(decoder: msgspec.json.Decoder, lines: bytes, before: int, path: str, damaged: Damaged) -> list[dict[str, Any]]:
+def _json_rows(
+    decoder: msgspec.json.Decoder, lines: bytes, before: int, path: str, damaged: Damaged
+) -> tuple[list[dict[str, Any]], pa.Array]:
     try:
         rows = decoder.decode_lines(lines)
         if all(type(row) is dict for row in rows):
-            return rows
+            return rows, _line_numbers(lines, before, len(rows))
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
-    rows = []
+    rows, numbers = [], []
     for number, line in enumerate(lines.split(b"\n"), before + 1):
         if not line.strip():
             continue
@@ -233,85 +240,47 @@ def _json_rows(decoder: msgspec.json.Decoder, lines: bytes, before: int, path: s
                 f"{path}, line {number}, is not UTF-8 text", next="set source.encoding in the dataset YAML, or convert the file"
             ) from None
         except (ValueError, RecursionError) as error:
-            damaged(f"line {number} is not JSON ({str(error)[:80]})")
+            damaged(number, f"line {number} is not JSON ({str(error)[:80]})")
             continue
         if isinstance(row, dict):
             rows.append(row)
+            numbers.append(number)
         else:
-            damaged(f"line {number} is not a JSON object")
-    return rows
+            damaged(number, f"line {number} is not a JSON object")
+    return rows, pa.array(numbers, pa.int64())
+
+
+def _line_numbers(lines: bytes, before: int, rows: int) -> pa.Array:
+    if rows == lines.count(b"\n") + (not lines.endswith(b"\n")):
+        return pa.array(np.arange(before + 1, before + 1 + rows))
+    return pa.array([number for number, line in enumerate(lines.split(b"\n"), before + 1) if line.strip()], pa.int64())
 
 
 def _json_table(rows: list[dict[str, Any]], columns: list[str] | None) -> pa.Table:
-    names = columns if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
-    return pa.table({name or f"column_{i}": _json_array([row.get(name) for row in rows]) for i, name in enumerate(names, 1)})
+    names = columns if columns is not None else list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    return pa.table({name or f"column_{i}": as_text([row.get(name) for row in rows]) for i, name in enumerate(names, 1)})
 
 
-def _json_array(values: list[Any]) -> pa.Array:
+def as_text(values: list[Any]) -> pa.Array:
+    """Values of a language that knows few types, each spelled by itself, whatever stands beside it; lists and objects stay."""
     try:
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([_json_text(value) for value in values], pa.string())
+        return pa.array(_spelled(values), pa.string())
+    # Arrow makes doubles of whole numbers and truth values beside them: rounded beyond 2^53, and spelled as doubles are.
+    if pa.types.is_floating(array.type) and {int, bool} & set(map(type, values)):
+        return pa.array(_spelled(values), pa.string())
     return array if pa.types.is_nested(array.type) else array.cast(pa.string())
 
 
+def _spelled(values: list[Any]) -> list[str | None]:
+    # Arrow's spelling of a float is another than Python's (2.0 is "2", as it is where a file is CSV).
+    floats = iter(pa.array([value for value in values if type(value) is float], pa.float64()).cast(pa.string()).to_pylist())
+    return [next(floats) if type(value) is float else _json_text(value) for value in values]
+
+
 def _json_text(value: Any) -> str | None:
-    """As Arrow spells a column of such values."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return str(pa.scalar(value).cast(pa.string()).as_py())
-    return json.dumps(value, ensure_ascii=False)
-
-
-# What the key of an extension column looks like inside the base64 of a Parquet footer, at each of its three alignments.
-_EXTENSION_MARKS = tuple(base64.b64encode(b"\0" * shift + b"ARROW:extension:name")[4 * (shift > 0) :][:20] for shift in (0, 1, 2))
-
-
-def parquet_schema(path: str) -> pa.Schema:
-    """The schema; a file with extension types is refused before Arrow opens it, since a type may run code when it is rebuilt."""
-    with Path(path).open("rb") as raw:
-        size = raw.seek(0, io.SEEK_END)
-        raw.seek(max(size - 8, 0))
-        tail = raw.read(8)
-        if size < 12 or tail[4:] not in (b"PAR1", b"PARE"):
-            raise UsageError("the Parquet file is cut off or is no Parquet file", value=path, next="fetch or write it again")
-        if tail[4:] == b"PARE":
-            raise UsageError("the Parquet file is encrypted", value=path, next="write it without encryption")
-        raw.seek(max(size - 8 - int.from_bytes(tail[:4], "little"), 0))
-        footer = raw.read()
-    if not any(mark in footer for mark in _EXTENSION_MARKS):
-        try:
-            schema = pq.read_schema(path)
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"the Parquet file is damaged ({error})", value=path, next="fetch or write it again") from None
-        extended = [field.name for field in schema if isinstance(field.type, pa.BaseExtensionType)]
-        if not extended:
-            unique_names(path, schema.names)
-            return schema
-    raise UsageError(
-        f"{path} has columns of an Arrow extension type, which are refused: they can carry code",
-        allowed="plain Arrow types",
-        next="cast them to string or number where the file is written",
-    )
-
-
-def read_parquet(path: str, columns: list[str] | None) -> Iterator[pa.Table]:
-    """Values keep their types; names are cleaned as those of the other formats are."""
-    names = parquet_schema(path).names
-    clean = unique_names(path, names)
-    renamed, place = dict(zip(names, clean, strict=True)), {name: i for i, name in enumerate(clean)}
-    wanted = [place[name] for name in columns] if columns is not None else list(range(len(names)))
-    try:
-        with pq.ParquetFile(path) as file:
-            rows = min(max(4_000_000 // max(len(names), 1), 1024), 65_536)
-            # Selected after reading where a dot in a name would be taken for a path into a nested column.
-            chosen = [names[i] for i in wanted] if not any("." in name for name in names) else None
-            for batch in file.iter_batches(batch_size=rows, columns=chosen, use_threads=False):
-                table = pa.Table.from_batches([batch])
-                yield table.rename_columns([renamed[name] for name in table.column_names]).select([clean[i] for i in wanted])
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"the Parquet file is damaged ({error})", value=path, next="fetch or write it again") from None
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def check_columns(path: str, found: list[str], expected: list[str], first: str) -> None:

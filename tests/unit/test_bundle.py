@@ -14,7 +14,8 @@ import pytest
 
 from conf.errors import RaycycleError, UsageError
 from ledger import digests
-from tables.contract import Column, Contract, check_features
+from tables.checking import check_features
+from tables.contract import Column, Contract
 from tables.encoder import Encoder
 from tables.sketches import sketch
 from tables.target import Target, label_sketch

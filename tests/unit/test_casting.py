@@ -182,3 +182,13 @@ def test_how_a_value_is_read_depends_on_no_other_value(native: pa.DataType, kind
     alone = [cast(array.slice(i, 1), kind) for i in range(len(array))]
     assert unreadable.to_pylist() == [each.to_pylist()[0] for _, each in alone]
     assert TableDigest.of(pa.table({"x": together})) == TableDigest.of(pa.table({"x": pa.concat_arrays([each for each, _ in alone])}))
+
+
+@given(
+    st.lists(st.text("0123456789+-.eExXnaif ", max_size=6) | st.integers(-(10**20), 10**20).map(str), max_size=8),
+    st.sampled_from(["int64", "double"]),
+)
+def test_how_a_number_is_read_does_not_hang_on_its_neighbours(texts: list[str], kind: ColumnType) -> None:
+    together = read(pa.array([*texts, "0x1F"], pa.string()), kind)
+    alone = [read(pa.array([text], pa.string()), kind) for text in [*texts, "0x1F"]]
+    assert repr(together) == repr(([value for (value,), _ in alone], [mark for _, (mark,) in alone]))

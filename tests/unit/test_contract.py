@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.errors import UsageError
-from tables.contract import Column, Contract, Rule, as_yaml, check
+from tables.checking import check
+from tables.contract import Column, Contract, Rule, as_yaml
+from tables.promises import Distribution, Freshness, Reference, RowCount
 
 
 def contract(columns: dict[str, Column] | None = None, rules: list[Rule] | None = None, **more: object) -> Contract:
@@ -156,6 +158,24 @@ columns:
         ("name: t", "name: t\nrules: [{name: r, check: \"x > 'a'\"}]", "does not fit"),
         ("name: t", "name: t\nformat: 2", "format"),
         ("name: t", "name: [", "not a contract"),
+        ("  x:", "  _row: {type: int64}\n  x:", "_row is the name of a column that raycycle adds"),
+        ("  x:", "  _scores: {type: double}\n  x:", "_scores is the name"),
+        ("min: 0", "min: 3, max: 2", "x.min is above its max"),
+        ("type: int64, min: 0", "type: int64, pattern: a", "pattern matches no int64"),
+        ("type: int64, min: 0", "type: string, pattern: 'a)|(b'", "not an RE2 regular expression"),
+        ("type: int64, min: 0", "type: string, pattern: '(?=a)'", "not an RE2 regular expression"),
+        ("min: 0", "class: private", "Invalid enum value 'private'"),
+        ("name: t", "name: t\nmax_bad_fraction: 5", "no share"),
+        ("name: t", "name: t\nunique: [[x, z]]", "unique is not a column"),
+        ("name: t", "name: t\nunique: [[]]", "unique names no column"),
+        ("name: t", "name: t\nreferences: [{columns: [x], table: u, to: [a, b]}]", "another number of columns"),
+        ("name: t", "name: t\nreferences: [{columns: [x], table: ../u, to: [a]}]", "dataset|references.table|not usable"),
+        ("name: t", "name: t\nrows: {min: 9, max: 3}", "rows.min is above rows.max"),
+        ("name: t", "name: t\nrows: {change: -1}", "rows.change is no bound"),
+        ("name: t", "name: t\nrows: {severity: quarantine}", "no row to quarantine"),
+        ("name: t", "name: t\nfreshness: {column: x, max_age: 7d}", "freshness.column is a int64"),
+        ("name: t", "name: t\nfreshness: {column: x}", "max_age"),
+        ("name: t", "name: t\ndistributions: {x: {psi: .nan}}", "psi is no bound"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -164,6 +184,67 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, old: str, new: str, said
     file.write_text(WRITTEN.replace(old, new))
     with pytest.raises(UsageError, match=said):
         Contract.load(file)
+
+
+def test_an_age_needs_a_unit(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(WRITTEN.replace("  x:", "  at: {type: date}\n  x:") + "freshness: {column: at, max_age: 7 days}\n")
+    with pytest.raises(UsageError, match="max_age is no age: '7 days'"):
+        Contract.load(file)
+    file.write_text(file.read_text().replace("7 days", "7d"))
+    assert Contract.load(file).freshness == Freshness(column="at", max_age="7d")
+
+
+def test_text_has_no_order_to_compare(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(WRITTEN.replace("type: int64, min: 0", "type: string") + "distributions: {x: {ks: 0.1}}\n")
+    with pytest.raises(UsageError, match="text has no order"):
+        Contract.load(file)
+
+
+def test_every_promise_survives_its_own_yaml(tmp_path: Path) -> None:
+    columns = {
+        "x": Column(type="string", pattern="a+", privacy_class="personal", treatment={"how": "mask", "keep": 2}),
+        "at": Column(type="timestamp"),
+    }
+    wanted = contract(
+        columns,
+        unique=[["x"], ["x", "at"]],
+        references=[Reference(columns=["x"], table="u", to=["k"], severity="stop")],
+        rows=RowCount(min=1, change=0.5),
+        freshness=Freshness(column="at", max_age="36h", severity="warn"),
+        distributions={"x": Distribution(psi=0.2)},
+    )
+    (tmp_path / "t.yaml").write_text(wanted.dump())
+    assert Contract.load(tmp_path / "t.yaml") == wanted
+    assert "class: personal" in wanted.dump()
+
+
+def test_a_contract_without_the_newer_promises_is_written_as_it_was() -> None:
+    assert contract().dump().split("\n") == [
+        "name: t",
+        "task: binary",
+        "label: y",
+        "columns:",
+        "  x:",
+        "    type: int64",
+        "    role: feature",
+        "    nullable: true",
+        "  y:",
+        "    type: bool",
+        "    role: label",
+        "    nullable: false",
+        "max_bad_fraction: 0.05",
+        "format: 1",
+        "",
+    ]
+
+
+def test_the_contract_in_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
+    (tmp_path / "shop.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    shop = Contract.load(tmp_path / "shop.yaml")
+    assert shop.unique == [["order_id"]] and shop.references[0].name == "country in countries" and shop.distributions["price"].ks == 0.1
 
 
 def test_a_missing_file_says_what_writes_one(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from conf.errors import UsageError
-from tables.contract import Column, Contract, check
+from conf.errors import RaycycleError, UsageError
+from tables.checking import check
+from tables.contract import Column, Contract
 from tables.look.dialect import find_delimiter, find_encoding
 from tables.rows import TableDigest
-from tables.sources import formats
-from tables.sources.files import Files
+from tables.sources import formats, packed
+from tables.sources.files import Files, _read_one
+from tables.sources.fingerprints import stamp
 from tables.sources.formats import UNREADABLE
 
 
@@ -94,6 +97,16 @@ def test_json_values_become_text_whatever_stands_beside_them(tmp_path: Path) -> 
     assert list(got.to_pydict().values()) == [["1", "2", None], ["1", "2.5", None], ["1", "x", None], ["true", "false", None], [None] * 3]
 
 
+JSON_VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3)
+
+
+@given(values=st.lists(JSON_VALUES, max_size=6))
+def test_a_json_value_is_spelled_alike_in_any_block(values: list[Any]) -> None:
+    alone = [formats.as_text([value])[0].as_py() for value in values]
+    assert formats.as_text(values).to_pylist() == alone
+    assert all(text == str(value) for text, value in zip(alone, values, strict=True) if type(value) is int)
+
+
 def test_folder_is_one_table_with_its_partitions(tmp_path: Path) -> None:
     for name, text in {
         "year=2023/a.csv": "a,b\n1,2\n",
@@ -146,6 +159,99 @@ def test_unreadable_rows_can_be_marked(tmp_path: Path) -> None:
     got = read(tmp_path / "a.csv", unreadable="mark")
     assert got["a"].to_pylist() == ["1", "3", None]
     assert got[UNREADABLE].to_pylist() == [None, None, "a.csv: record 3 has 1 field instead of 2"]
+
+
+def origins(source: Files) -> list[tuple[str, int, str | None]]:
+    """File, record number and first value of each row, as a Ray task reads them."""
+    found = source.found()
+    task = partial(_read_one, source=source, found=found, before=[stamp(path) for path, _ in found], expected=source.expected(found))
+    tables = [table for i in range(len(found)) for table in task(pa.table({"id": [i]}))]
+    return [(row["_file"], row["_row"], next(iter(row.values()))) for table in tables for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "numbers"),
+    [
+        ("a.csv", "a,b\n1,x\n2,x\n3,x\n", [2, 3, 4]),
+        ("a.csv", '\n\na,b\n1,x\n\n2,"x\ny"\n9\n8,8,8\n3,x\n', [4, 5, 8, 6, 7]),
+        ("a.jsonl", '{"a": "1"}\n\n{"a": "2"}\n[]\n{"a": "3"}', [1, 3, 5, 4]),
+        ("a.jsonl", '\n{"a": "1"}\n \n{"a": "2"}\n{"a": "3"}\n', [2, 4, 5]),
+    ],
+)
+@pytest.mark.parametrize("block", [12, 8 << 20])
+def test_each_row_tells_its_record(
+    tmp_path: Path, name: str, text: str, numbers: list[int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that can be read and then, in the block where they are noticed, those that cannot."""
+    monkeypatch.setattr(packed, "BLOCK_BYTES", block)
+    (tmp_path / "year=2024").mkdir()
+    (tmp_path / "year=2024" / name).write_text(text)
+    found = origins(Files(path=str(tmp_path), unreadable="mark"))
+    assert {file for file, _, _ in found} == {f"year=2024/{name}"}
+    assert sorted(number for _, number, _ in found) == sorted(numbers)
+    assert [(number, value) for _, number, value in found if value] == list(zip(numbers, ["1", "2", "3"], strict=False))
+
+
+def test_a_parquet_row_tells_its_number_and_a_column_of_that_name_stays(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": range(70_000)}), tmp_path / "a.parquet")
+    found = origins(Files(path=str(tmp_path)))
+    assert found[0] == ("a.parquet", 1, 0) and found[-1] == ("a.parquet", 70_000, 69_999)
+    pq.write_table(pa.table({"_row": ["mine"], "_file": ["mine"]}), tmp_path / "a.parquet")
+    assert origins(Files(path=str(tmp_path))) == [("mine", "mine", "mine")]
+    assert read(tmp_path).column_names == ["_row", "_file"]
+
+
+@pytest.mark.parametrize("change", [lambda file: file.write_text("a,b\n1,2\n3,4\n"), Path.unlink, lambda file: file.write_text("a,b\n1\n")])
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    source = Files(path=str(tmp_path / "a.csv"))
+    found, before = source.found(), [stamp(tmp_path / "a.csv")]
+    change(tmp_path / "a.csv")
+    with pytest.raises(RaycycleError, match=r"changed or removed while it was read.*a\.csv"):
+        list(_read_one(pa.table({"id": [0]}), source, found, before, ["a", "b"]))
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.csv", b"a,b\n1,2\n"), ("a.csv", b"a,b\n"), ("a.jsonl", b'{"a":1}\n')])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, name: str, start: bytes, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(pack(start + b"\n" * (3 << 20)))
+    assert sum(table.num_rows for table in Files(path=str(tmp_path / name)).batches()) == (start != b"a,b\n")
+    monkeypatch.setattr(packed, "FREE_BYTES", 1 << 20)
+    with pytest.raises(UsageError, match="holds more than"):
+        read(tmp_path / name)
+
+
+def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "BLOCK_BYTES", 1 << 10)
+    (tmp_path / "a.jsonl").write_text('{"a":1}\n{"a":"' + "x" * 5000)
+    with pytest.raises(UsageError, match="holds a row longer than"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_parquet_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"a": ["x" * 5_000_000]}), tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert read(tmp_path / "a.parquet").num_rows == 1
+    monkeypatch.setattr(packed, "FREE_BYTES", 1 << 20)
+    with pytest.raises(UsageError, match="claims a row group of 5,000,"):
+        read(tmp_path / "a.parquet")
+
+
+def test_ten_thousand_columns(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(10_000)]
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    assert read(tmp_path / "a.csv").num_columns == 10_000
+    assert origins(Files(path=str(tmp_path), columns=("c1", "c9999"))) == [("a.csv", 2, "1")]
+
+
+def test_nested_columns_are_read_and_refused_only_where_a_contract_wants_them(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"y": ["a", "b"], "tags": [["x"], []], "at": [{"lat": 1.0}, None]}), tmp_path / "a.parquet")
+    table = read(tmp_path / "a.parquet")
+    column, label = Column(type="string"), Column(type="string", role="label")
+    assert check(Contract(name="t", task="binary", label="y", columns={"y": label}), table).good.num_rows == 2
+    with pytest.raises(UsageError, match="nested columns"):
+        check(Contract(name="t", task="binary", label="y", columns={"y": label, "tags": column}), table)
 
 
 @pytest.mark.parametrize(("second", "said"), [("a\n1\n", "b.csv has no column 'b'"), ("a,b,c\n1,2,3\n", "b.csv has a column 'c'")])
@@ -304,6 +410,6 @@ def test_no_type_hangs_on_files_blocks_or_the_order_of_rows(
     mixed = data.draw(st.permutations(rows))
     cut = data.draw(st.integers(0, len(rows)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "BLOCK_BYTES", data.draw(st.sampled_from([400, 8 << 20])))
+        patch.setattr(packed, "BLOCK_BYTES", data.draw(st.sampled_from([400, 8 << 20])))
         assert digests(tmp_path / "t", [mixed[cut:], mixed[:cut]], write, suffix) == whole
     assert sum(each.rows for each in whole) == len(rows)

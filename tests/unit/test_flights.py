@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from conf.compose import BUILT_IN
 from conf.errors import UsageError
-from tables.contract import Checked, Contract, check
+from tables.checking import Checked, check
+from tables.contract import Contract
 from tables.rows import TableDigest, row_hashes
 from tables.sources import flights as source
 from tables.sources.flights import Flights, features, lookup, partitions, with_clock

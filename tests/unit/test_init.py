@@ -17,7 +17,8 @@ from cluster.progress import Progress
 from conf.errors import UsageError
 from flows import look
 from flows.init import NewDataset, dataset_yaml, init, name_from
-from tables.contract import Contract, check
+from tables.checking import check
+from tables.contract import Contract
 from tables.look.profile import Profile
 from tables.look.schedule import SplitPlan
 from tables.sources.files import Files
@@ -173,6 +174,8 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
         init(str(tmp_path / "header.csv"), "y", into=tmp_path / "conf")
     with pytest.raises(UsageError, match=r"\?\?\?"):
         init(csv(tmp_path / "t.csv", "x,???,y", "{x},{i},{y}"), "y", into=tmp_path / "conf")
+    with pytest.raises(UsageError, match="raycycle adds a column of this name: '_row'"):
+        init(csv(tmp_path / "t.csv", "x,_row,y", "{x},{i},{y}"), "y", into=tmp_path / "conf")
     assert not (tmp_path / "conf").exists()
 
 

@@ -10,7 +10,8 @@ from sklearn import datasets
 
 from conf.compose import BUILT_IN
 from flows.leaks import Probe, alone, probe
-from tables.contract import Contract, check
+from tables.checking import check
+from tables.contract import Contract
 from tables.encoder import Encoder
 from tables.features import Feature, Task
 from tables.sketches import as_floats, sketch

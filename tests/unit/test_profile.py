@@ -12,12 +12,13 @@ import pytest
 from sklearn import datasets
 
 from conf.errors import UsageError
-from tables.contract import check
+from tables.checking import check
 from tables.look.inference import read_column
-from tables.look.personal import luhn, personal_kind
+from tables.look.personal import personal_kind
 from tables.look.profile import Profile
 from tables.look.survey import profile
 from tables.look.suspects import likeness
+from tables.privacy.numbers import luhn
 
 N = 400
 RANDOM = np.random.default_rng(7)

@@ -11,7 +11,7 @@ import pytest
 
 from serve.errors import HttpError
 from serve.requests import RowDecoder
-from tables.contract import Column, Contract
+from tables.contract import Column, Contract, Rule
 
 CONTRACT = Contract(
     name="t",
@@ -240,6 +240,42 @@ def test_bounds_that_leave_no_value_refuse_every_value() -> None:
     decoder = RowDecoder(contract := Contract(name="t", task="binary", label="y", columns=columns), contract.schema(["x"]))
     assert decoder.decode(b'{"rows": [{"x": null}]}') == [(None,)]
     assert "rows[0].x" in refused(decoder, b'{"rows": [{"x": 1}]}').what
+
+
+ASKED = Contract(
+    name="t",
+    task="binary",
+    label="y",
+    columns={
+        "code": Column(type="string", pattern=r"[A-Z]+\d"),
+        "note": Column(type="string", pattern="never", severity="warn"),
+        "low": Column(type="int64"),
+        "high": Column(type="int64"),
+        "y": Column(type="bool", role="label"),
+    },
+    rules=[
+        Rule(name="order", check="low <= high"),
+        Rule(name="warned", check="low > 100", severity="warn"),
+        Rule(name="of the label", check="y"),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what", "allowed"),
+    [
+        ({"code": "A1b"}, "rows[1].code does not match its pattern", r"[A-Z]+\d"),
+        ({"low": 3, "high": 2}, "rows[1] breaks the rule 'order'", "low <= high"),
+    ],
+)
+def test_patterns_and_rules_over_features_are_asked_of_requests(wrong: dict[str, Any], what: str, allowed: str) -> None:
+    decoder = RowDecoder(ASKED, ASKED.schema(ASKED.features))
+    good = {"code": "A1", "note": "x", "low": 1, "high": 2}
+    assert len(decoder.decode(json.dumps({"rows": [good, {"low": 5}, {"code": ""}]}).encode())) == 3
+    for body in ({"rows": [good, {**good, **wrong}]}, {"columns": {name: [good[name], {**good, **wrong}[name]] for name in good}}):
+        error = refused(decoder, body)
+        assert (error.status, error.what, error.allowed) == (422, what, allowed)
+    assert decoder.describe()[0]["expected"] == r"text that matches [A-Z]+\d"
 
 
 @pytest.mark.parametrize("count", [1, 40])

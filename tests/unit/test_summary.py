@@ -49,7 +49,11 @@ def made(*, metric: str = "log_loss", passed: bool = True, champion: float | Non
         verdicts=(Verdict("a", True, 1, 0, "fine"), Verdict("b", passed, 0, 1, "too low")),
     )
     ingested = SimpleNamespace(
-        snapshot=Snapshot(rows=300_000), quarantined={"late.nullable": 9_000, "dep_time.max": 29}, quarantine=Path("q/flights")
+        snapshot=Snapshot(rows=300_000),
+        quarantined={"late.nullable": 9_000, "dep_time.max": 29},
+        quarantine=Path("q/flights"),
+        duplicates=1_200,
+        promises={"rows.max": "the table has 300,000 rows, more than 200,000"},
     )
     whole = {"ingested": ingested, "swept": swept, "evaluation": judged, "version": Version(name="flights", version=7)} | more
     return Made("abc123", Path("runs/abc123"), dt.datetime(2024, 1, 1, tzinfo=dt.UTC), {"ingest": 10.0, "sweep": 51.4}, **whole)
@@ -67,7 +71,8 @@ def text(of: Made, store: Store) -> str:
 def test_a_candidate_that_waits_is_told_with_the_command_that_releases_it(store: Store) -> None:
     told = text(made(), store)
     assert "flights: run abc123, 12 s" in told
-    assert "data      flights@3, 300,000 rows; 9,029 quarantined in q/flights" in told
+    assert "data      flights@3, 300,000 rows; 1,200 duplicates removed; 9,029 quarantined in q/flights" in told
+    assert "warning: the table has 300,000 rows, more than 200,000" in told
     assert "won       xgboost, trial 2 of 4 (depth 6, rate 0.123)" in told
     assert "log_loss 0.5500 on validation; linear 0.5800" in told
     assert "mlp" not in told, "a stopped trial beat nobody"
@@ -105,4 +110,4 @@ def test_a_run_that_ended_early_tells_what_there_is(store: Store) -> None:
     told = text(made(evaluation=None, version=None), store)
     assert "won       xgboost" in told
     assert "next:" not in told
-    assert text(made(**nothing), store).count("\n") == 2
+    assert text(made(**nothing), store).count("\n") == 3

@@ -28,6 +28,7 @@ def overrides(group: str, option: str) -> list[str]:
 @pytest.mark.parametrize(("group", "option"), [pair for pair in FILES if pair[0] != "contract"])
 def test_every_option_composes_and_builds(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYCYCLE_TRACKING", "http://127.0.0.1:5000")  # store=tracked takes it from there
+    monkeypatch.setenv("RAYCYCLE_TABLES", "s3://bucket/tables")  # and store=objects from there
     planned = plan(compose(overrides(group, option)))
     assert planned.families
     assert planned.gates
