@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.store import Store, safe_name, write_atomic
-from conf.errors import RaycycleError, UsageError, some, suggest
+from conf.errors import RaycycleError, UsageError, suggest
 from flows import lineage_graph, told
 from flows.facts import Facts, Remembered, Versions, run_facts, snapshot_facts, snapshots_of, version_facts
 from flows.runs import version_of
+from ledger import records
 from ledger.records import Record
 
 GRAPH = "explain.svg"
@@ -71,25 +72,8 @@ def _explained(known: Remembered, facts: Facts, record: Record | None) -> Explai
 
 
 def _find_run(known: Remembered, reference: str) -> Record:
-    """The run; a damaged record that is meant is an error which names its file."""
-    if reference == "latest":
-        if not known.found:
-            raise UsageError("there is no run yet", value=reference, next="raycycle run experiment=flights makes one")
-        return known.found[0]
-    whole = {record.run_id: record for record in known.found}
-    damaged = {Path(each.file).parent.name: each for each in known.damaged}
-    all_ids = [*whole, *damaged]
-    fitting = [run_id for run_id in all_ids if run_id.startswith(reference)]
-    if len(fitting) == 1:
-        if fitting[0] in whole:
-            return whole[fitting[0]]
-        found = damaged[fitting[0]]
-        raise RaycycleError(f"the record of the run is damaged ({found.reason})", value=found.file, next="restore it from a backup")
-    raise UsageError(
-        f"no run has this id{suggest(reference, [run_id[: len(reference)] for run_id in all_ids])}"
-        if not fitting
-        else "more than one run has an id that begins so",
-        value=reference,
-        allowed=some(fitting or all_ids, 5) or "none yet",
-        next="raycycle runs",
-    )
+    if reference != "latest":
+        return records.chosen(reference, known.found, known.damaged)
+    if not known.found:
+        raise UsageError("there is no run yet", value=reference, next="raycycle run experiment=flights makes one")
+    return known.found[0]
