@@ -76,5 +76,7 @@ def render(story: Story) -> str:
 
 def report_of(store: Store, run_id: str) -> Path:
     """The page of the run whose id begins with `run_id`. Raises UsageError when no run, or more than one, fits."""
-    pages = sorted(store.runs.glob(f"*/{PAGE}"), key=lambda page: -page.stat().st_mtime)
-    return store.runs / records.the_one(run_id, [page.parent.name for page in pages], "run with a report", "raycycle run writes one") / PAGE
+    found, _ = records.every(store)
+    with_page = [record.run_id for record in found if (store.runs / record.run_id / PAGE).is_file()]
+    begins = with_page[0] if run_id == records.LATEST and with_page else run_id
+    return store.runs / records.the_one(begins, with_page, "run with a report", "raycycle run writes one") / PAGE

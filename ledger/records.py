@@ -12,10 +12,12 @@ import msgspec
 
 from cluster.store import Store, read_json, write_json
 from conf.errors import RaycycleError, UsageError, some, suggest
+from ledger import digests
 from ledger.changes import Changes
 
 FORMAT = 2
 FILE = "record.json"
+LATEST = "latest"
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -41,7 +43,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`runs/ID/record.json`. Times are UTC in ISO form; `code` is `ledger.changes.Changes`, whose kept files lie in `runs/ID/code/`.
 
     `typed` are the keys of the configuration that a person typed, `contract` is the text of the contract, `pack` the digest of the code
-    as workers imported it; `made` what a person would look for: model, version, snapshot, report, scores.
+    as workers imported it; `made` what a person would look for: model, version, snapshot, report, scores; `sha256` seals the rest.
     """
 
     run_id: str
@@ -62,6 +64,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     made: dict[str, Any] = {}
     error: str | None = None
     format: int = FORMAT
+    sha256: str = ""
 
     def stage(self, name: str) -> StageRun | None:
         return next((each for each in self.stages if each.stage == name), None)
@@ -72,7 +75,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def write(record: Record, folder: Path) -> Path:
-    return write_json(folder / FILE, msgspec.to_builtins(record))
+    return write_json(folder / FILE, digests.sealed(msgspec.to_builtins(record)))
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,15 @@ def read(folder: Path) -> Record:
         raise RaycycleError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
         _refuse_other_version(file, read_json(file))
-        raise RaycycleError(f"{file} is damaged ({error})", next="restore it from a backup; the run cannot be told without it") from None
+        raise _damaged(file, str(error)) from None
     _refuse_other_version(file, {"format": found.format})
-    return found
+    if not digests.is_sealed(msgspec.to_builtins(found)):
+        raise _damaged(file, "its content has another digest than it says")
+    return msgspec.structs.replace(found, sha256="")  # it seals what lies there, not what becomes of it here
+
+
+def _damaged(file: Path, why: str) -> RaycycleError:
+    return RaycycleError(f"{file} is damaged: {why}", next="restore it from a backup; the run cannot be told without it")
 
 
 def _refuse_other_version(file: Path, found: Any) -> None:
@@ -128,16 +137,20 @@ def every(store: Store) -> tuple[list[Record], list[Damaged]]:
 
 
 def find(store: Store, begins: str) -> tuple[Record, Path]:
-    """The run whose id begins so, and its folder. Raises UsageError when none, or more than one, fits."""
-    folder = store.runs / the_one(begins, _ids(*every(store)))
-    return read(folder), folder
+    """The run whose id begins so (`latest`: the newest), and its folder. Raises UsageError when none, or more than one, fits."""
+    found = chosen(begins, *every(store))
+    return found, store.runs / found.run_id
 
 
 def chosen(begins: str, found: Sequence[Record], damaged: Sequence[Damaged]) -> Record:
     """As `find`, among records that were read; a damaged one that is meant is an error which names its file."""
+    if begins == LATEST:
+        if not found:
+            raise UsageError("there is no run yet", value=begins, next="raycycle run experiment=flights makes one")
+        return found[0]
     run_id = the_one(begins, _ids(found, damaged))
     if broken := next((each for each in damaged if each.run_id == run_id), None):
-        raise RaycycleError(f"the record of the run is damaged ({broken.reason})", value=broken.file, next="restore it from a backup")
+        raise RaycycleError(f"the run cannot be told: {broken.reason}", value=broken.file, next="raycycle runs")
     return next(record for record in found if record.run_id == run_id)
 
 

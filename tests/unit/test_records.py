@@ -88,6 +88,14 @@ def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, An
         records.read(tmp_path)
 
 
+def test_an_edited_record_is_damage(tmp_path: Path) -> None:
+    file = records.write(record(), tmp_path)
+    assert records.read(tmp_path).seed == 7
+    file.write_text(file.read_text().replace('"seed": 7', '"seed": 5'))
+    with pytest.raises(RaycycleError, match="another digest"):
+        records.read(tmp_path)
+
+
 def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
     put(store, "ab" * 16, "ac" * 16, "b0" * 16)
     found, folder = records.find(store, "b")
