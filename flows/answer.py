@@ -71,7 +71,7 @@ def answering(verb: str, as_json: bool) -> Iterator[Answer]:
         yield answer
         error = answer.refused
     except KeyboardInterrupt:
-        error, code = RaycycleError("interrupted", next="the same command starts again; nothing half done is visible"), 130
+        error, code = RaycycleError("interrupted", next="the same command goes on from what is finished; nothing half done is visible"), 130
     except Exception as raised:
         error = _for_a_person(root_cause(raised), answer.store)
     from cluster.store import finite

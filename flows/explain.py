@@ -6,17 +6,18 @@ $ raycycle explain latest        also: a run's first letters, flights@3 (a snaps
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.store import Store, safe_name, write_atomic
-from conf.errors import RaycycleError, UsageError, some, suggest
+from conf.errors import RaycycleError, UsageError, suggest
 from flows import lineage_graph, told
 from flows.facts import Facts, Remembered, Versions, run_facts, snapshot_facts, snapshots_of, version_facts
 from flows.runs import version_of
+from ledger import records
 from ledger.records import Record
 
-GRAPH = "explain.svg"
 KINDS = "RUN (its first letters will do), latest, DATASET@VERSION, MODEL/VERSION, MODEL@champion, MODEL@candidate"
 _RUN = re.compile(r"[0-9a-f]{1,32}")
 _SNAPSHOT = re.compile(r"(?P<name>[^@/]+)@(?P<version>\d{1,9})")
@@ -35,8 +36,8 @@ class Explained:
 def explain(store: Store, registry: Versions, reference: str) -> Explained:
     """Tell of what `reference` names. Raises UsageError, with what is close to it, when it names nothing or several things."""
     known = Remembered(store, registry)
-    if reference == "latest" or _RUN.fullmatch(reference):
-        record = _find_run(known, reference)
+    if reference == records.LATEST or _RUN.fullmatch(reference):
+        record = records.chosen(reference, known.found, known.damaged)
         return _explained(known, run_facts(known, record), record)
     if parsed := _SNAPSHOT.fullmatch(reference):
         facts = snapshot_facts(known, safe_name("dataset", parsed["name"]), int(parsed["version"]))
@@ -56,7 +57,9 @@ def write_graph(store: Store, explained: Explained, into: Path | None) -> Path |
     if into is not None and into.suffix != ".svg":
         raise UsageError("--graph is not the name of an SVG file", value=str(into), allowed="FILE.svg")
     graph = lineage_graph.of_run(explained.record, explained.facts.get("notes", {}))
-    file = into or store.runs / explained.record.run_id / GRAPH
+    if into is not None and not into.parent.is_dir():
+        raise UsageError("the folder of --graph is not there", value=str(into.parent), next=f"mkdir -p {shlex.quote(str(into.parent))}")
+    file = into or store.runs / explained.record.run_id / f"explain-{explained.facts['kind'].replace(' ', '-')}.svg"
     try:
         return write_atomic(file, lineage_graph.draw(graph))
     except OSError as error:
@@ -68,28 +71,3 @@ def _explained(known: Remembered, facts: Facts, record: Record | None) -> Explai
         facts["notes"] = told.notes(record, facts["data"], facts["won"]) if record else {}
     facts["untold"] = known.untold
     return Explained(facts, told.lines(facts), record)
-
-
-def _find_run(known: Remembered, reference: str) -> Record:
-    """The run; a damaged record that is meant is an error which names its file."""
-    if reference == "latest":
-        if not known.found:
-            raise UsageError("there is no run yet", value=reference, next="raycycle run experiment=flights makes one")
-        return known.found[0]
-    whole = {record.run_id: record for record in known.found}
-    damaged = {Path(each.file).parent.name: each for each in known.damaged}
-    all_ids = [*whole, *damaged]
-    fitting = [run_id for run_id in all_ids if run_id.startswith(reference)]
-    if len(fitting) == 1:
-        if fitting[0] in whole:
-            return whole[fitting[0]]
-        found = damaged[fitting[0]]
-        raise RaycycleError(f"the record of the run is damaged ({found.reason})", value=found.file, next="restore it from a backup")
-    raise UsageError(
-        f"no run has this id{suggest(reference, [run_id[: len(reference)] for run_id in all_ids])}"
-        if not fitting
-        else "more than one run has an id that begins so",
-        value=reference,
-        allowed=some(fitting or all_ids, 5) or "none yet",
-        next="raycycle runs",
-    )

@@ -10,9 +10,9 @@ from cluster import platform
 from cluster.store import Store, read_json
 from conf.errors import RaycycleError, UsageError, some, suggest
 from flows import reproducible
-from flows.runs import SHORT, Damaged, every_record, kept_json, seconds_of, status_now, version_of
-from ledger import digests
-from ledger.records import Record, StageRun
+from flows.runs import SHORT, kept_json, seconds_of, status_now, version_of
+from ledger import digests, records
+from ledger.records import Damaged, Record, StageRun
 from ledger.registry import Champion, Registered
 from ledger.tracking import TrackingDown
 
@@ -37,7 +37,7 @@ class Remembered:
     damaged: list[Damaged] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.found, self.damaged = every_record(self.store)
+        self.found, self.damaged = records.every(self.store)
 
     def file(self, record: Record, stage: str, name: str) -> Facts:
         """The verified facts in a stage's file; empty, and noted, where they cannot be had."""

@@ -27,17 +27,18 @@ STAGES = ("ingest", "prepare", "sweep", "evaluate", "register", "deploy", "score
 
 @dataclass(frozen=True)
 class Reuse:
-    """Which kept results a run may take: all, none, or those of stages before `start`."""
+    """Which kept results a run may take: all, none, or those of stages before `start`; `asked` says who asked for that."""
 
     cache: bool = True
     start: str | None = None
+    asked: str = "asked for by --no-cache"
 
     def allows(self, stage: str) -> bool:
         return self.cache and (self.start is None or STAGES.index(stage) < STAGES.index(self.start))
 
     @property
     def reason(self) -> str:
-        return f"asked for by --from {self.start}" if self.cache else "asked for by --no-cache"
+        return f"asked for by --from {self.start}" if self.cache else self.asked
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
                 yield made, stages, spool
             except BaseException as error:
                 status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-                record.error = error.message if isinstance(error, RaycycleError) else masked(f"{type(error).__name__}: {error}")
+                record.error = "interrupted" if status == "KILLED" else _said(error)
                 raise
             finally:
                 record.status, record.ended = status, dt.datetime.now(dt.UTC).isoformat()
@@ -76,6 +76,10 @@ def recorded(plan: Plan, store: Store, progress: Progress, verb: str) -> Iterato
             from ledger.lineage import emit  # imports slowly, and nothing waits for it
 
             emit(record, made.folder, config.lineage.url, progress.say, config.lineage.namespace)
+
+
+def _said(error: BaseException) -> str:
+    return error.message if isinstance(error, RaycycleError) else masked(f"{type(error).__name__}: {error}")
 
 
 def _log(spool: Spool, plan: Plan, made: Made, record: Record) -> None:

@@ -15,6 +15,7 @@ from flows.stages import Stages
 from ledger.registry import Registered, Registry
 from ledger.spool import Spool
 from tables.contract import Column, Contract
+from trainers import bundle
 
 
 def champion_of(name: str, registry: Registry, progress: Progress) -> Registered | None:
@@ -33,6 +34,7 @@ def register(name: str, evaluation: Evaluation, spool: Spool, stages: Stages) ->
     started = time.monotonic()
     known = Registry(spool.tracking).known_now(name, evaluation.digest)
     if known:
+        bundle.verified(known.folder, known.digest)  # a model that was damaged since is not "this very model"
         stages.progress.note("register", f"{known} is this very model")
         made: Registered | None = known
     else:

@@ -73,7 +73,7 @@ def _planned(record: Record, until: str, into: Path, scratch: Store) -> Plan:
     write_atomic(into / "conf" / "contract" / f"{contract}.yaml", record.contract)
     here = {"cluster": {"kind": "local", "address": None, "cpus": None}, "store": {"root": str(scratch.root)}, "deploy": "none"}
     composed = recomposed({**record.config, **here}, (into / "conf",), tuple(record.typed))
-    planned = plan(composed, until, Reuse(cache=False))
+    planned = plan(composed, until, Reuse(cache=False, asked="replayed"))
     # Only where it runs is another: what it follows from must be read from the recorded values.
     return replace(planned, composed=replace(composed, plain=record.config))
 

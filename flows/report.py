@@ -11,13 +11,12 @@ from pathlib import Path
 
 from cluster.progress import Progress
 from cluster.store import Store, write_atomic
-from conf.errors import UsageError
 from flows.canvas import COLOURS
 from flows.charts import comparison, sections
 from flows.pages import templates
 from flows.story import Story, beaten, cell, duration, metric_name, number
 from flows.sweep import best_by_family
-from ledger import digests
+from ledger import digests, records
 from trainers import metrics
 
 PAGE = "report.html"
@@ -77,14 +76,7 @@ def render(story: Story) -> str:
 
 def report_of(store: Store, run_id: str) -> Path:
     """The page of the run whose id begins with `run_id`. Raises UsageError when no run, or more than one, fits."""
-    runs = list(store.runs.iterdir())
-    found = [folder for folder in runs if run_id and folder.name.startswith(run_id)]
-    if len(found) != 1 or not (found[0] / PAGE).is_file():
-        known = sorted((folder for folder in runs if (folder / PAGE).is_file()), key=lambda folder: -folder.stat().st_mtime)
-        raise UsageError(
-            "no run with a report has this id" if len(found) < 2 else "more than one run has an id that begins so",
-            value=run_id,
-            allowed=", ".join(folder.name for folder in known[:5]) or "none yet",
-            next="raycycle run writes one",
-        )
-    return found[0] / PAGE
+    found, _ = records.every(store)
+    with_page = [record.run_id for record in found if (store.runs / record.run_id / PAGE).is_file()]
+    begins = with_page[0] if run_id == records.LATEST and with_page else run_id
+    return store.runs / records.the_one(begins, with_page, "run with a report", "raycycle run writes one") / PAGE

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from cluster.progress import Progress
 from cluster.store import Store, read_json, write_json
@@ -135,7 +136,10 @@ def _snapshot(store: Store, record: Record) -> Snapshot:
 
 @contextlib.contextmanager
 def _work(store: Store, record: Record) -> Iterator[Path]:
-    """A folder for the replay's own store and code, removed at its end."""
+    """A folder for the replay's own store and code, removed at its end; those that killed ones left go first."""
+    for left in store.jobs.glob("reproduce-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
     into = store.jobs / f"reproduce-{record.run_id[:12]}-{os.getpid()}"
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir()

@@ -11,6 +11,7 @@ from conf.errors import RaycycleError, some
 from conf.targets import SOURCE
 from flows import certificate
 from flows.runs import SHORT
+from ledger import digests, records
 from ledger.environment import compare, environment
 from ledger.records import Record
 from ledger.stages import kept_bundle
@@ -91,5 +92,8 @@ def _certificate(store: Store, record: Record, note: Callable[[str], None]) -> d
         found = certificate.read(folder, store)
     except RaycycleError as error:
         note(error.message.partition("\n")[0])
+        return None
+    if found.record_digest != digests.of_file(folder.parent / records.FILE):
+        note(f"{folder / certificate.JSON_FILE} is of another record.json than the one that lies there now")
         return None
     return {"verdict": found.verdict, "made": found.made, "by": found.by, "file": str(folder / certificate.JSON_FILE)}

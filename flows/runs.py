@@ -9,7 +9,6 @@ import datetime as dt
 import re
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,20 +18,12 @@ from cluster.store import Store, read_json
 from conf.errors import RaycycleError, UsageError, suggest
 from flows.certificate import shown
 from ledger import records
-from ledger.records import Record, StageRun
+from ledger.records import Damaged, Record, StageRun
 from ledger.stages import Kept
 
 SHORT = 12
 _REGISTERED = re.compile(r"[^@/\s]+/\d+")
 STARTING_S = 60.0  # a run's record is written before its spool, by which its process is known
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A run that cannot be told: its file, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +74,12 @@ def newest(store: Store, last: int = 20, dataset: str | None = None) -> Runs:
     """The newest `last` runs of the dataset, or of all. Raises UsageError when no run is of that dataset."""
     if last < 1:
         raise UsageError("--last is out of range", value=last, allowed="1 or more")
-    found, damaged = every_record(store)
+    found, damaged = records.every(store)
     of_it = [record for record in found if dataset in (None, record.dataset)]
     if dataset is not None and not of_it:
         known = sorted({record.dataset for record in found})
         raise UsageError(f"no run is of this dataset{suggest(dataset, known)}", value=dataset, allowed=", ".join(known) or "none yet")
     return Runs([_line(store, record) for record in of_it[:last]], len(of_it), damaged)
-
-
-def every_record(store: Store) -> tuple[list[Record], list[Damaged]]:
-    """The readable records, newest first, and those that are not."""
-    found: list[Record] = []
-    damaged: list[Damaged] = []
-    for folder in sorted(store.runs.iterdir()):
-        if folder.is_symlink() or not folder.is_dir() or folder.name.startswith("."):
-            continue
-        try:
-            found.append(_read(folder))
-        except RaycycleError as error:
-            damaged.append(Damaged(str(folder / records.FILE), error.what.replace(str(folder / records.FILE), "it")))
-    return sorted(found, key=lambda record: record.started, reverse=True), damaged
 
 
 def status_now(store: Store, record: Record) -> str:
@@ -157,21 +134,6 @@ def seconds_of(record: Record) -> float | None:
 def minute(time: str) -> str:
     """A UTC time in ISO form, to the minute."""
     return f"{time[:16].replace('T', ' ')}Z"
-
-
-def _read(folder: Path) -> Record:
-    """As `records.read`, at a third of its time where the record is whole."""
-    try:
-        found = msgspec.json.decode((folder / records.FILE).read_bytes(), type=Record)
-        _ = seconds_of(found), _seconds_since(found.started)  # times that are none
-    except FileNotFoundError:
-        raise RaycycleError("it was never written: the run ended, or is, before its first stage") from None
-    except (OSError, ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
-        records.read(folder)
-        raise RaycycleError(f"{folder / records.FILE} cannot be read ({error})") from None
-    if found.run_id != folder.name:
-        raise RaycycleError(f"it is the record of another run, {found.run_id[:40]}")
-    return found if found.format == records.FORMAT else records.read(folder)
 
 
 def _line(store: Store, record: Record) -> RunLine:

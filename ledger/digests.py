@@ -21,6 +21,19 @@ def of_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
+SEAL = "sha256"
+
+
+def sealed(plain: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object with the digest of the rest of it, so that one which somebody edited is noticed."""
+    rest = {name: value for name, value in plain.items() if name != SEAL}
+    return {**rest, SEAL: of_value(rest)}
+
+
+def is_sealed(plain: dict[str, Any]) -> bool:
+    return sealed(plain)[SEAL] == plain.get(SEAL)
+
+
 def of_folder(folder: Path) -> dict[str, str]:
     """`{relative path: sha256}` of every file below `folder`."""
     return {str(file.relative_to(folder)): of_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from cluster.store import Store, read_json, write_json
-from conf.errors import RaycycleError, UsageError
+from conf.errors import RaycycleError, UsageError, some, suggest
+from ledger import digests
 from ledger.changes import Changes
 
 FORMAT = 2
 FILE = "record.json"
+LATEST = "latest"
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -38,7 +43,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`runs/ID/record.json`. Times are UTC in ISO form; `code` is `ledger.changes.Changes`, whose kept files lie in `runs/ID/code/`.
 
     `typed` are the keys of the configuration that a person typed, `contract` is the text of the contract, `pack` the digest of the code
-    as workers imported it; `made` what a person would look for: model, version, snapshot, report, scores.
+    as workers imported it; `made` what a person would look for: model, version, snapshot, report, scores; `sha256` seals the rest.
     """
 
     run_id: str
@@ -59,6 +64,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     made: dict[str, Any] = {}
     error: str | None = None
     format: int = FORMAT
+    sha256: str = ""
 
     def stage(self, name: str) -> StageRun | None:
         return next((each for each in self.stages if each.stage == name), None)
@@ -75,43 +81,98 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def write(record: Record, folder: Path) -> Path:
-    return write_json(folder / FILE, msgspec.to_builtins(record))
+    return write_json(folder / FILE, digests.sealed(msgspec.to_builtins(record)))
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A run that cannot be told: its file, and why."""
+
+    file: str
+    reason: str
+
+    @property
+    def run_id(self) -> str:
+        return Path(self.file).parent.name
 
 
 def read(folder: Path) -> Record:
-    """Raises RaycycleError, naming the file, when it is damaged or of another version."""
+    """Raises RaycycleError, naming the file, when it is missing, damaged or of another version."""
     file = folder / FILE
-    found = read_json(file)
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=Record)
+        _ = [dt.datetime.fromisoformat(time) for time in (found.started, found.ended) if time]
+    except FileNotFoundError:
+        raise RaycycleError(f"{file} was never written: the run ended, or is, before its first stage") from None
+    except OSError as error:
+        raise RaycycleError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
+        _refuse_other_version(file, read_json(file))
+        raise _damaged(file, str(error)) from None
+    _refuse_other_version(file, {"format": found.format})
+    if not digests.is_sealed(msgspec.to_builtins(found)):
+        raise _damaged(file, "its content has another digest than it says")
+    return msgspec.structs.replace(found, sha256="")  # it seals what lies there, not what becomes of it here
+
+
+def _damaged(file: Path, why: str) -> RaycycleError:
+    return RaycycleError(f"{file} is damaged: {why}", next="restore it from a backup; the run cannot be told without it")
+
+
+def _refuse_other_version(file: Path, found: Any) -> None:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         said = found.get("format") if isinstance(found, dict) else type(found).__name__
         raise RaycycleError(f"{file} is no run record of this version", value=said, allowed=f"format {FORMAT}")
-    try:
-        return msgspec.convert(found, Record)
-    except msgspec.ValidationError as error:
-        raise RaycycleError(f"{file} is damaged ({error})", next="restore it from a backup; the run cannot be told without it") from None
 
 
-def all_records(store: Store) -> list[Record]:
-    """Every readable record, newest first; damaged ones are left out here and named when they are asked for."""
-    found = []
-    for folder in store.runs.iterdir():
-        if (folder / FILE).is_file():
-            try:
-                found.append(read(folder))
-            except RaycycleError:
-                continue
-    return sorted(found, key=lambda record: record.started, reverse=True)
+def every(store: Store) -> tuple[list[Record], list[Damaged]]:
+    """The readable records, newest first, and those that are not."""
+    found: list[Record] = []
+    damaged: list[Damaged] = []
+    for folder in sorted(store.runs.iterdir()):
+        if folder.is_symlink() or not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            record = read(folder)
+            if record.run_id != folder.name:
+                raise RaycycleError(f"it is the record of another run, {record.run_id[:40]}")
+            found.append(record)
+        except RaycycleError as error:
+            damaged.append(Damaged(str(folder / FILE), error.what.replace(str(folder / FILE), "it")))
+    return sorted(found, key=lambda record: record.started, reverse=True), damaged
 
 
-def find(store: Store, run_id: str) -> tuple[Record, Path]:
-    """The run whose id begins with `run_id`, and its folder. Raises UsageError when none, or more than one, fits."""
-    folders = [each for each in store.runs.iterdir() if run_id and each.name.startswith(run_id) and (each / FILE).is_file()]
-    if len(folders) != 1:
-        known = [record.run_id for record in all_records(store)[:5]]
-        raise UsageError(
-            "no run has this id" if not folders else "more than one run has an id that begins so",
-            value=run_id,
-            allowed=", ".join(known) or "none yet",
-            next="raycycle runs",
-        )
-    return read(folders[0]), folders[0]
+def find(store: Store, begins: str) -> tuple[Record, Path]:
+    """The run whose id begins so (`latest`: the newest), and its folder. Raises UsageError when none, or more than one, fits."""
+    found = chosen(begins, *every(store))
+    return found, store.runs / found.run_id
+
+
+def chosen(begins: str, found: Sequence[Record], damaged: Sequence[Damaged]) -> Record:
+    """As `find`, among records that were read; a damaged one that is meant is an error which names its file."""
+    if begins == LATEST:
+        if not found:
+            raise UsageError("there is no run yet", value=begins, next="raycycle run experiment=flights makes one")
+        return found[0]
+    run_id = the_one(begins, _ids(found, damaged))
+    if broken := next((each for each in damaged if each.run_id == run_id), None):
+        raise RaycycleError(f"the run cannot be told: {broken.reason}", value=broken.file, next="raycycle runs")
+    return next(record for record in found if record.run_id == run_id)
+
+
+def _ids(found: Sequence[Record], damaged: Sequence[Damaged]) -> list[str]:
+    return [*(record.run_id for record in found), *(each.run_id for each in damaged)]
+
+
+def the_one(begins: str, ids: Sequence[str], what: str = "run", makes: str = "raycycle runs") -> str:
+    """The id, of those given newest first, that begins so. Raises UsageError when none, or more than one, does."""
+    fitting = [each for each in ids if begins and each.startswith(begins)]
+    if len(fitting) == 1:
+        return fitting[0]
+    close = suggest(begins, [each[: len(begins)] for each in ids]) if begins.isalnum() else ""
+    raise UsageError(
+        "more than one run has an id that begins so" if fitting else f"no {what} has this id{close}",
+        value=begins,
+        allowed=some(fitting or ids, 5) or "none yet",
+        next=makes,
+    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,16 +41,20 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         inputs = (name for name in sorted(self.inputs | earlier.inputs) if self.inputs.get(name) != earlier.inputs.get(name))
         # Compared as written: 1 and 1.0 equal each other, and are different keys of the cache.
         config = (name for name in sorted(self.config | earlier.config) if repr(self.config.get(name)) != repr(earlier.config.get(name)))
-        said = [f"input {name} changed" for name in itertools.islice(inputs, 1)]
-        said += [
-            f"config {name} {_shown(earlier.config.get(name))} -> {_shown(self.config.get(name))}" for name in itertools.islice(config, 1)
-        ]
+        said = _first(f"input {name} changed" for name in inputs)
+        said += _first(f"config {name} {_shown(earlier.config.get(name))} -> {_shown(self.config.get(name))}" for name in config)
         code = UsedCode(self.modules, self.libraries).difference(UsedCode(earlier.modules, earlier.libraries))
         return "; ".join([*said, *([code] if code else [])]) or "nothing changed"
 
     def but(self, name: str) -> Cause:
         """The same cause without one of its inputs."""
         return msgspec.structs.replace(self, inputs={each: digest for each, digest in self.inputs.items() if each != name})
+
+
+def _first(said: Iterable[str]) -> list[str]:
+    """The first, with how many more there are; none where there is none."""
+    first, *more = [*said] or [""]
+    return [f"{first} and {len(more)} more" if more else first] if first else []
 
 
 def _shown(value: Any) -> str:
@@ -62,7 +65,7 @@ def _shown(value: Any) -> str:
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`stage.json`: what a stage made and from what. `outputs` digest what the results mean, `files` the bytes they are kept in.
 
-    `seconds` of wall time; `resources`: processor seconds, CPUs and the like, as far as they are known.
+    `seconds` of wall time; `resources`: processor seconds, CPUs and the like, as far as they are known; `sha256` seals the rest.
     """
 
     stage: str
@@ -74,6 +77,7 @@ class StageRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seconds: float
     resources: dict[str, float] = {}
     format: Literal[1] = 1
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,14 @@ class Kept:
         file = folder / RECORD
         if not file.exists():
             return None
+        plain = read_json(file)
         try:
-            return cls(folder, msgspec.convert(read_json(file), StageRecord))
+            record = msgspec.convert(plain, StageRecord)
         except msgspec.ValidationError as error:
             raise RaycycleError(f"{file} is no stage record of this version ({error})", next=f"remove {folder} and run again") from None
+        if not digests.is_sealed(plain):
+            raise RaycycleError(f"{file} is damaged: its content has another digest than it says", next=f"remove {folder} and run again")
+        return cls(folder, record)
 
     def verified(self, *parts: str) -> Kept:
         """This, after the bytes of its files (those below `parts` only, if any) were compared with the record.
@@ -185,7 +193,7 @@ class StageCache:
                 seconds=draft.seconds,
                 resources=draft.resources,
             )
-            write_json(folder / RECORD, msgspec.to_builtins(record))
+            write_json(folder / RECORD, digests.sealed(msgspec.to_builtins(record)))
             lease.check()
         shutil.rmtree(self._unfinished(cause), ignore_errors=True)
 

@@ -84,7 +84,7 @@ class Bundle:
 
         Raises RaycycleError when a file differs from its manifest, or the manifest is not `digest`.
         """
-        found, manifest = _verified(folder, digest)
+        found, manifest = verified(folder, digest)
         trainer = resolve(manifest.trainer, manifest.plugins)
         if not hasattr(trainer, "Fitted"):
             raise RaycycleError("the bundle names a class that is no trainer", value=manifest.trainer, next="register again")
@@ -168,7 +168,7 @@ class Bundle:
 
 def example(folder: Path, digest: str) -> dict[str, Any]:
     """One valid row of the bundle in `folder`, as JSON values, without loading its model."""
-    _verified(folder, digest)
+    verified(folder, digest)
     return _example(folder, Contract.load(folder / "contract.yaml"))
 
 
@@ -184,8 +184,8 @@ def _example(folder: Path, contract: Contract) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, dt.date | dt.datetime) else value for name, value in row.items()}
 
 
-def _verified(folder: Path, wanted: str | None) -> tuple[str, Manifest]:
-    """The digest and the manifest of the bundle in `folder`, after every file was compared with it."""
+def verified(folder: Path, wanted: str | None) -> tuple[str, Manifest]:
+    """The digest and the manifest of the bundle in `folder`, after every file was compared with it. Raises RaycycleError."""
     found = digests.of_file(folder / "bundle.json") if (folder / "bundle.json").exists() else None
     if found is None or (wanted is not None and found != wanted):
         raise RaycycleError(

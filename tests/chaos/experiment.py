@@ -72,7 +72,7 @@ class Command:
 
     def stages(self) -> int:
         """How many stages the newest record of the store has."""
-        return max((len(record.stages) for record in records.all_records(self.store)), default=0)
+        return max((len(record.stages) for record in records.every(self.store)[0]), default=0)
 
     def finish(self, longest_s: float = LONGEST_S) -> int:
         """Its exit code; fails, and ends it, when it hangs."""

@@ -76,7 +76,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr("ledger.tracking.PROBE_S", 1)  # not to wait two seconds for each lock
+    monkeypatch.setattr("ledger.places.PROBE_S", 1)  # not to wait two seconds for each lock
     store = Store.open(tmp_path / "store")
     shutil.copy(migrated, store.root)
     return store

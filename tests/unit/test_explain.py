@@ -6,6 +6,7 @@ import json
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from cluster.store import Store, write_json
 from conf.errors import RaycycleError, UsageError
-from flows import lineage_graph, reproducible
+from flows import certificate, lineage_graph, reproducible
 from flows.cli import app
 from flows.explain import Explained, explain, write_graph
 from ledger import records
@@ -342,8 +343,10 @@ def test_the_graph_is_one_small_drawing_with_escaped_names(ran: Store) -> None:
 
 def test_the_graph_is_written_into_the_folder_of_the_run(own: Store, tmp_path: Path) -> None:
     found = explain(own, Registry(), "latest")
-    assert write_graph(own, found, None) == own.runs / RUN / "explain.svg"
-    assert write_graph(own, found, tmp_path / "new" / "g.svg") == tmp_path / "new" / "g.svg"
+    assert write_graph(own, found, None) == own.runs / RUN / "explain-run.svg"
+    assert write_graph(own, found, tmp_path / "g.svg") == tmp_path / "g.svg"
+    with pytest.raises(UsageError, match="folder of --graph"):
+        write_graph(own, found, tmp_path / "new" / "g.svg")
     with pytest.raises(UsageError, match="SVG"):
         write_graph(own, found, tmp_path / "g.html")
     alone = explain(own, Registry(version(own, run_id="9" * 32)), "flights/2")
@@ -353,10 +356,23 @@ def test_the_graph_is_written_into_the_folder_of_the_run(own: Store, tmp_path: P
 def test_the_command_keeps_its_own_fields_and_ends_with_the_graph(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(store)
     monkeypatch.setenv("RAYCYCLE_HOME", str(store.root))
-    graph = str(store.runs / RUN / "explain.svg")
+    graph = str(store.runs / RUN / "explain-run.svg")
     told = CliRunner().invoke(app, ["explain", "aa"])
     assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, graph)
     fields = json.loads(CliRunner().invoke(app, ["explain", "latest", "--json"]).stdout)
     assert (fields["verb"], fields["run_id"], fields["kind"], fields["graph"]) == ("explain", RUN, "run", graph)
     wrong = CliRunner().invoke(app, ["explain", "../" + RUN])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
+
+
+def test_a_certificate_of_another_record_is_none(own: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = own.runs / RUN
+    (folder / "certificate").mkdir()
+    (folder / "certificate" / certificate.JSON_FILE).write_text("{}")
+    said = SimpleNamespace(verdict="equal", made="2026-11-24", by="somebody", record_digest=of_file(folder / records.FILE))
+    monkeypatch.setattr(certificate, "read", lambda folder, store: said)
+    assert explain(own, Registry(), "latest").facts["reproduce"]["certificate"]["verdict"] == "equal"
+    changed_record(own, seed=99)
+    found = explain(own, Registry(), "latest").facts
+    assert found["reproduce"]["certificate"] is None
+    assert "of another record.json" in found["untold"][0]

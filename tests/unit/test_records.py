@@ -88,6 +88,14 @@ def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, An
         records.read(tmp_path)
 
 
+def test_an_edited_record_is_damage(tmp_path: Path) -> None:
+    file = records.write(record(), tmp_path)
+    assert records.read(tmp_path).seed == 7
+    file.write_text(file.read_text().replace('"seed": 7', '"seed": 5'))
+    with pytest.raises(RaycycleError, match="another digest"):
+        records.read(tmp_path)
+
+
 def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
     put(store, "ab" * 16, "ac" * 16, "b0" * 16)
     found, folder = records.find(store, "b")
@@ -95,17 +103,19 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
     assert records.find(store, "ab" * 16)[0].run_id == "ab" * 16
     with pytest.raises(UsageError, match="more than one run") as caught:
         records.find(store, "a")
-    assert caught.value.allowed.startswith("b0b0"), "the newest is named first"
+    assert caught.value.allowed == f"{'ac' * 16}, {'ab' * 16}", "the newest is named first"
     with pytest.raises(UsageError, match="no run has this id"):
         records.find(store, "cc")
 
 
-def test_all_records_are_newest_first_without_the_damaged(store: Store) -> None:
+def test_every_record_is_told_newest_first_and_the_damaged_apart(store: Store) -> None:
     put(store, "aa", "bb", "cc")
     (store.runs / "bb" / FILE).write_text("{")
     (store.runs / "empty").mkdir()
     (store.runs / "a file").write_text("")
-    assert [each.run_id for each in records.all_records(store)] == ["cc", "aa"]
+    found, damaged = records.every(store)
+    assert [each.run_id for each in found] == ["cc", "aa"]
+    assert [each.run_id for each in damaged] == ["bb", "empty"]
     with pytest.raises(RaycycleError, match="is damaged"):
         records.find(store, "bb")
 

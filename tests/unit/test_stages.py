@@ -87,8 +87,8 @@ def test_what_changed_is_told_inputs_first_then_configuration_and_code() -> None
     }
     told = {name: but(**{name: value}).difference(CAUSE) for name, value in changed.items()}
     assert told == {
-        "inputs": "input other changed",
-        "config": "config encode.max_levels 250 -> 100",
+        "inputs": "input other changed and 1 more",
+        "config": "config encode.max_levels 250 -> 100 and 1 more",
         "modules": "code tables.encoder changed",
         "libraries": "library numpy 2.1.0 -> 2.2.0",
     }, "the first of each kind, by name"
@@ -154,6 +154,14 @@ def test_a_damaged_record_is_named(cache: StageCache, text: str) -> None:
     kept = keep(cache)
     (kept.folder / RECORD).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(RaycycleError, match=RECORD):
+        cache.find(CAUSE)
+
+
+def test_an_edited_record_is_named(cache: StageCache) -> None:
+    kept = keep(cache)
+    plain = read_json(kept.folder / RECORD)
+    write_json(kept.folder / RECORD, plain | {"outputs": {"answer": "0" * 64}})
+    with pytest.raises(RaycycleError, match="another digest"):
         cache.find(CAUSE)
 
 
