@@ -22,6 +22,7 @@ from flows.ingest import Ingested
 from flows.label_periods import Period
 from flows.pages import templates
 from flows.spreads import distinct, drawn, share, told
+from ledger import records
 from tables.contract import Contract
 from tables.sketches import LevelSketch, NumericSketch
 
@@ -98,9 +99,9 @@ def report_of(store: Store, reference: str, progress: Progress, into: Path | Non
 def _counts(store: Store, name: str, version: int) -> tuple[dict[str, int] | None, dict[str, int] | None]:
     """Rows by broken rule, as the run that made the version kept them; None where that is not known."""
     from flows.facts import snapshot_of, took_snapshot
-    from flows.runs import every_record, kept_json
+    from flows.runs import kept_json
 
-    for record in reversed(every_record(store)[0]):
+    for record in reversed(records.every(store)[0]):
         stage = record.stage("ingest")
         if stage and stage.ran and not took_snapshot(stage) and snapshot_of(store, record) == (name, version):
             try:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.store import Store, read_json
 from conf.errors import UsageError
 from flows.facts import snapshot_of
-from flows.runs import SHORT, every_record, status_now, version_of
+from flows.runs import SHORT, status_now, version_of
 from flows.versions import Version, size, versions
-from ledger import locks
+from ledger import locks, records
 from ledger.records import Record
 from ledger.registry import Registered
 from ledger.stages import StageCache
@@ -99,23 +99,23 @@ def uses(store: Store, registry: Models, name: str) -> Iterator[Use]:
     """Everybody who needs a version of the table: registered models, those that answer, running jobs and replays."""
     from tables.retention import Use
 
-    records = {record.run_id: record for record in every_record(store)[0]}
-    yield from _registered(store, registry, name, records)
-    yield from _answering(store, name, records)
-    yield from _running(store, name, records)
+    known = {record.run_id: record for record in records.every(store)[0]}
+    yield from _registered(store, registry, name, known)
+    yield from _answering(store, name, known)
+    yield from _running(store, name, known)
     for folder in store.jobs.iterdir():
         if found := _REPLAY.fullmatch(folder.name):
-            record = next((each for run_id, each in records.items() if run_id.startswith(found[1])), None)
+            record = next((each for run_id, each in known.items() if run_id.startswith(found[1])), None)
             if record and record.dataset == name:
                 yield Use(f"replay of run {found[1]}", _version(store, name, record))
 
 
-def _registered(store: Store, registry: Models, name: str, records: dict[str, Record]) -> Iterator[Use]:
+def _registered(store: Store, registry: Models, name: str, known: dict[str, Record]) -> Iterator[Use]:
     from tables.retention import Use
 
     for model in registry.names():
         for version in registry.versions(model):
-            record = records.get(version.run_id)
+            record = known.get(version.run_id)
             aliases = f" ({', '.join(sorted(version.aliases))})" if version.aliases else ""
             if record is None:
                 # Its run's record is gone: it may have learned from any version, of the table of its name as far as can be told.
@@ -125,7 +125,7 @@ def _registered(store: Store, registry: Models, name: str, records: dict[str, Re
                 yield Use(f"model {version}{aliases}", used)
 
 
-def _answering(store: Store, name: str, records: dict[str, Record]) -> Iterator[Use]:
+def _answering(store: Store, name: str, known: dict[str, Record]) -> Iterator[Use]:
     """The versions that the endpoint answers with, and those a rollback would go back to, whatever the registry says of them."""
     from serve.releases import releases_file
     from tables.retention import Use
@@ -135,16 +135,16 @@ def _answering(store: Store, name: str, records: dict[str, Record]) -> Iterator[
     for model, entry in sorted(models.items()):
         for what, number in (("answers", entry.get("version")), ("answered before", (entry.get("previous") or {}).get("version"))):
             wanted = f"{model}/{number}"
-            made = [each for each in records.values() if version_of(each) == wanted and each.dataset == name]
+            made = [each for each in known.values() if version_of(each) == wanted and each.dataset == name]
             for used in {_version(store, name, each) for each in made} - {None}:
                 yield Use(f"{wanted} {what}", used)
 
 
-def _running(store: Store, name: str, records: dict[str, Record]) -> Iterator[Use]:
+def _running(store: Store, name: str, known: dict[str, Record]) -> Iterator[Use]:
     """Runs that are not at their end, and those whose model waits for tracking to be registered."""
     from tables.retention import Use
 
-    for record in records.values():
+    for record in known.values():
         running = status_now(store, record).startswith("RUNNING")
         waits = (store.root / "spool" / f"{record.run_id}.jsonl").exists()
         if record.dataset == name and (running or waits):

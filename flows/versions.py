@@ -19,7 +19,8 @@ import msgspec
 from cluster.store import Store, safe_name
 from conf.errors import RaycycleError, UsageError, some, suggest
 from flows.facts import snapshot_of
-from flows.runs import SHORT, every_record, minute, version_of
+from flows.runs import SHORT, minute, version_of
+from ledger import records
 from ledger.records import Record
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def columns_changed(store: Store, name: str, since: dt.datetime) -> list[str]:
 def _using(store: Store, name: str) -> dict[int, list[Record]]:
     """The runs that took each version of the table, newest first."""
     found: dict[int, list[Record]] = {}
-    for record in every_record(store)[0]:
+    for record in records.every(store)[0]:
         if record.dataset == name and (used := snapshot_of(store, record)) and used[0] == name:
             found.setdefault(used[1], []).append(record)
     return found
@@ -229,7 +230,7 @@ def contract_of(store: Store, name: str, version: int) -> Contract | None:
     from tables.contract import Contract
     from tables.privacy.treatment import treated_contract
 
-    every = [record for record in every_record(store)[0] if record.dataset == name and record.contract]
+    every = [record for record in records.every(store)[0] if record.dataset == name and record.contract]
     # A version's rows were checked by the run that made it, which is the oldest of those that used it.
     wanted = next(iter([record for record in reversed(every) if snapshot_of(store, record) == (name, version)] or every), None)
     if wanted is None:
