@@ -112,6 +112,13 @@ def leave() -> None:
         processes.end_children()
 
 
+def end_left_over(store: Store) -> None:
+    """End what a killed command of this store left of its own Ray; starting a new one does so too, but a command may need none."""
+    folders = Folders.of(store, private=True)
+    if next(folders.ray.iterdir(), None):
+        processes.end_orphans([folders.ray])
+
+
 def _given(wanted: str | None) -> Session | None:
     """A connection that this process already has: it is used as it is, unless it leads elsewhere."""
     if "ray" not in sys.modules:
@@ -145,6 +152,8 @@ def _private(store: Store, num_cpus: float | None) -> dict[str, Any]:
     return {
         "num_cpus": num_cpus or os.cpu_count(),
         "include_dashboard": False,
+        # Else Ray lets the driver wait until workers that it started ahead have registered: for ever, when one of them was killed.
+        "_system_config": {"prestart_worker_first_driver": False},
         "resources": {"serve": 1000},
         "_node_ip_address": LOOPBACK,
         "_temp_dir": str(folders.ray),

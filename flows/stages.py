@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import yaml
 
 from cluster.progress import Progress
-from cluster.session import connect
+from cluster.session import connect, end_left_over
 from cluster.store import Store
 from flows.deploy import start_platform
 from flows.plan import Plan
@@ -172,6 +172,8 @@ class Stages:
 
     def close(self) -> None:
         self._connection.close()
+        if not self._met:
+            end_left_over(self.store)
 
     def _find(self, cause: Cause, same: Callable[[Cause], Kept | None]) -> Kept | None:
         if not self.plan.reuse.allows(cause.stage) or None in cause.inputs.values():
