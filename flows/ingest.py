@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """Where raw rows come from.
 
-    A source that joins tables may also offer `rejected() -> pa.Table`, their unusable rows; and one that can tell whether its rows are the
-    same as before `fingerprint(memo: Path) -> str`: without it the stage runs each time. Its rows may say in `_file` and `_row` where they
-    were read.
+    A source that joins tables may also offer `rejected() -> pa.Table`, their unusable rows, and `told() -> dict[str, int]`, what it counted
+    on the way; and one that can tell whether its rows are the same as before `fingerprint(memo: Path) -> str`: without it the stage runs
+    each time. Its rows may say in `_file` and `_row` where they were read.
     """
 
     def read(self) -> ray.data.Dataset: ...
@@ -117,6 +117,7 @@ class Ingest:
             intake = self._intake(quarantine, work)
             total = Told(warned=_joined(source, quarantine))
             pieces = carried_out(source.read(), take_in, {"intake": intake}, total, bar)
+            total.warned |= source.told() if hasattr(source, "told") else {}
             base = self._base(self._once(total))
             if self.onces and self.write == "append":
                 pieces += self._of_files(take_again, intake, base, total, bar)

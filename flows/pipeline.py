@@ -12,6 +12,7 @@ from functools import partial
 
 from cluster.progress import Progress
 from cluster.store import Store, linked
+from conf.errors import RaycycleError
 from flows import data_report
 from flows.deploy import deploy
 from flows.evaluate import Described, evaluate, opened
@@ -89,10 +90,16 @@ def ingest_stage(plan: Plan, stages: Stages) -> Result[Ingested]:
 
         # Not what is kept: that may name an earlier version with the same rows, which may be gone.
         return stages.run("ingest", {"snapshot": str(version.snapshot.digest)}, take, lambda folder: version)
-    source = plan.source.fingerprint(store.folder("cache") / "files.json") if hasattr(plan.source, "fingerprint") else None
+
+    def fingerprint() -> str | None:
+        return plan.source.fingerprint(store.folder("cache") / "files.json") if hasattr(plan.source, "fingerprint") else None
+
+    source = fingerprint()
 
     def make(place: Place) -> Ingested:
         made = ingest(name, plan.source, plan.contract, store, stages.progress, plan.onces, plan.config.dataset.write)
+        if fingerprint() != source:  # kept now, the rows would be taken for those of the source as it was
+            raise RaycycleError("the source changed while it was read", value=name, next="run again: the new rows are then read whole")
         place.resources["partitions"] = len(made.snapshot.files)
         data_report.describe(made, treated_contract(plan.contract), place.folder)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,15 @@ class Reuse:
         return f"asked for by --from {self.start}" if self.cache else self.asked
 
 
+def _targets(node: Any) -> Iterator[str]:
+    """The classes that a node of the configuration names, at any depth: a source may be made of others."""
+    if isinstance(node, Mapping):
+        yield from (str(value) for key, value in node.items() if key == "_target_")
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, Sequence) and not isinstance(node, str) else ()
+    for each in inner:
+        yield from _targets(each)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything a run needs, as objects; nothing was started to make it. `until` is the last stage to run."""
@@ -59,7 +69,7 @@ class Plan:
         config = self.config
         trainers = [family.target for family in self.families]
         named = {
-            "ingest": [config.dataset.source["_target_"]],
+            "ingest": sorted(set(_targets(self.composed.plain["dataset"]["source"]))),
             "prepare": [config.dataset.split["_target_"]],
             "sweep": trainers,
             "evaluate": [*trainers, *(node["_target_"] for node in config.gates.values())],

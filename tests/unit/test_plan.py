@@ -7,7 +7,7 @@ import pytest
 from cluster.resources import concurrent_trials
 from conf.compose import compose
 from conf.errors import UsageError
-from flows.plan import plan
+from flows.plan import _targets, plan
 
 
 def test_a_trial_larger_than_the_machine_is_refused_with_the_fix() -> None:
@@ -53,3 +53,13 @@ def test_a_value_a_person_typed_is_not_searched() -> None:
     (family,) = plan(compose(["experiment=flights", "trainer=xgboost", "trainer.max_depth=6"])).families
     assert "max_depth" not in family.space
     assert family.params["max_depth"] == 6
+
+
+def test_the_code_of_a_source_is_that_of_every_class_in_it() -> None:
+    inner = {"_target_": "tables.sources.files.Files", "path": "there"}
+    source = {
+        "_target_": "tables.sources.joined.Joined",
+        "table": inner,
+        "joins": [{"_target_": "tables.sources.parts.Join", "source": inner}],
+    }
+    assert sorted(set(_targets(source))) == ["tables.sources.files.Files", "tables.sources.joined.Joined", "tables.sources.parts.Join"]
