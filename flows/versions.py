@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tables.log import Version as Committed
     from tables.snapshots import Snapshot
 
-PRIVATE = ("personal", "sensitive", "secret")
 REFERENCE = re.compile(r"(?P<name>[^@/]+)(@(?P<version>\d{1,9}))?")
 
 
@@ -246,5 +245,7 @@ def contract_of(store: Store, name: str, version: int) -> Contract | None:
 
 def private_columns(contract: Contract | None, columns: Iterable[str]) -> set[str]:
     """Those of `columns` whose values nobody may be shown; all of them where no contract says what they hold."""
+    from tables.privacy.treatment import is_private
+
     known = contract.columns if contract else {}
-    return {name for name in columns if name not in known or getattr(known[name], "privacy_class", None) in PRIVATE}
+    return {name for name in columns if name not in known or is_private(known[name])}

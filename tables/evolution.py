@@ -49,7 +49,8 @@ def changes(table: pa.Schema, wanted: pa.Schema) -> list[str]:
 
 def widened(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows of an older file with the columns of `schema`: what the file lacks is null."""
-    columns = [table.column(each.name) if each.name in table.column_names else pa.nulls(len(table), each.type) for each in schema]
+    has = set(table.column_names)
+    columns = [table.column(each.name) if each.name in has else pa.nulls(len(table), each.type) for each in schema]
     return pa.table(columns, names=schema.names)
 
 
