@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from homes import Home
 
 from conf.targets import PACKAGES, SOURCE
 from flows import certificate
+from ledger import records
 
 LEARN = ("experiment=flights_small", "deploy=none", "trainer=linear", "sweep.num_trials=1")
 
@@ -120,12 +122,14 @@ def test_what_is_gone_makes_it_impossible_and_is_said(learned: tuple[Home, dict[
     home = copied(learned[0], tmp_path)
     run_id = learned[1]["run_id"]
     assert home.raycycle("reproduce", "0" * 32, code=2)["error"]["what"] == "no run has this id"
-    record = home.store.runs / run_id / "record.json"
-    plain = json.loads(record.read_text())
-    record.write_text(json.dumps({**plain, "code": {**plain["code"], "commit": "0" * 40}}))
+    folder = home.store.runs / run_id
+    record, whole = records.read(folder), (folder / records.FILE).read_text()
+    records.write(msgspec.structs.replace(record, code={**record.code, "commit": "0" * 40}), folder)
     assert "commit" in home.raycycle("reproduce", run_id, code=2)["error"]["what"]
-    record.write_text(json.dumps(plain))
+    records.write(record, folder)
     next((home.store.tables / "flights_small").glob("*.parquet")).unlink()
     assert "snapshot" in home.raycycle("reproduce", run_id, code=2)["error"]["what"]
-    record.write_text(json.dumps(plain)[:-40])
-    assert "record.json is damaged" in home.raycycle("reproduce", run_id, code=1)["error"]["what"]
+    for damaged in (whole[:-40], whole.replace('"seed": 0', '"seed": 5')):
+        (folder / records.FILE).write_text(damaged)
+        said = home.raycycle("reproduce", run_id, code=1)["error"]
+        assert ("it is damaged" in said["what"], said["value"]) == (True, str(folder / records.FILE))
