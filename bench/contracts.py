@@ -6,13 +6,11 @@ python -m bench contracts [polars] [duckdb] [--json]
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench import peers
+from bench.peers import THREADS
 from tables.checking import check
 from tables.contract import Column, Contract, Rule
 
-THREADS = 2
 SMALL, LARGE = 2_000_000, 8_000_000
 GROUP_ROWS = 1_000_000
 PEERS = ("polars", "duckdb")
@@ -110,12 +109,12 @@ def measure(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
         before = _ours(small)
         ours = _ours(large)
         say(_line("raycycle", ours))
-        peers, skipped = _peers(parts or PEERS, Path(folder), large, say)
-    for name, peer in peers.items():
+        others, skipped = _peers(parts or PEERS, Path(folder), large, say)
+    for name, peer in others.items():
         if peer["broken"] != ours["broken"]:
             raise AssertionError(f"{name} counts other rows than raycycle: {peer['broken']} and {ours['broken']}")
-    ratios = {name: peer["seconds"] / ours["seconds"] for name, peer in peers.items()}
-    ratios |= {f"{name}_cpu": peer["cpu_s"] / ours["cpu_s"] for name, peer in peers.items()}
+    ratios = {name: peer["seconds"] / ours["seconds"] for name, peer in others.items()}
+    ratios |= {f"{name}_cpu": peer["cpu_s"] / ours["cpu_s"] for name, peer in others.items()}
     ratios |= {"2_million_a_second": ours["checked_rows_per_s"] / 2e6, "flat_memory": 1.25 * before["peak_bytes"] / ours["peak_bytes"]}
     return {
         "rows": LARGE,
@@ -123,7 +122,7 @@ def measure(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
         "threads": THREADS,
         "raycycle": ours,
         "small": before,
-        **peers,
+        **others,
         "skipped": skipped,
         "ratios": ratios,
     }
@@ -140,25 +139,10 @@ def _ours(file: Path) -> dict[str, Any]:
 
 
 def _peers(names: Sequence[str], folder: Path, file: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Each in an environment that is gone afterwards: they are no dependencies."""
     asked = folder / "checks.json"
     asked.write_text(json.dumps(checks(contract())))
-    venv.create(folder / "peers", with_pip=True)
-    python = folder / "peers" / "bin" / "python"
-    found, skipped = {}, {}
-    for name in names:
-        installed = subprocess.run([python, "-m", "pip", "install", "-q", name], capture_output=True, text=True)
-        if installed.returncode:
-            skipped[name] = "it could not be installed"
-            say(f"{name:<10} {skipped[name]}")
-            continue
-        command = [python, ROOT / "bench" / "contract_peers.py", name, file, asked]
-        ended = subprocess.run(command, env={**os.environ, "POLARS_MAX_THREADS": str(THREADS)}, capture_output=True, text=True)
-        if ended.returncode:
-            raise RuntimeError(f"{name} failed: {ended.stderr[-1000:]}")
-        found[name] = json.loads(ended.stdout)
-        say(_line(name, found[name]))
-    return found, skipped
+    script = ROOT / "bench" / "contract_peers.py"
+    return peers.measured(names, folder, lambda name: [script, name, file, asked], _line, say)
 
 
 def _line(name: str, found: dict[str, Any]) -> str:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench import peers
 from bench.contracts import checks
 from tables.contract import Column, Contract, Rule
 from tables.sources.files import Files
@@ -70,13 +69,13 @@ def measure(parts: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
         write(rows, ROWS)
         ours = ingested(rows, Path(folder))
         say(f"raycycle   {ours['rows_per_s']:>12,.0f} rows/s, {ours['seconds']:.1f} s, digest {ours['digest_share']:.1%}")
-        peers, skipped = _peers(parts or PEERS, Path(folder), rows, say)
-    for name, peer in peers.items():
+        others, skipped = _peers(parts or PEERS, Path(folder), rows, say)
+    for name, peer in others.items():
         if peer["good"] != ours["good"]:
             raise AssertionError(f"{name} lets in {peer['good']:,} rows and raycycle {ours['good']:,}")
-    ratios = {name: peer["seconds"] / ours["seconds"] for name, peer in peers.items()}
+    ratios = {name: peer["seconds"] / ours["seconds"] for name, peer in others.items()}
     ratios |= {"half_a_million_a_second": ours["rows_per_s"] / 5e5, "digest_15_percent": 0.15 / ours["digest_share"]}
-    return {"rows": ROWS, "raycycle": ours, **peers, "skipped": skipped, "ratios": ratios}
+    return {"rows": ROWS, "raycycle": ours, **others, "skipped": skipped, "ratios": ratios}
 
 
 def publish(result: dict[str, Any]) -> list[Path]:
@@ -134,25 +133,14 @@ def digest_share(rows: Path, folder: Path) -> float:
 
 
 def _peers(names: Sequence[str], folder: Path, rows: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Each in an environment that is gone afterwards: they are no dependencies."""
     asked = folder / "checks.json"
     asked.write_text(json.dumps([check["broken"] for check in checks(contract())]))
-    venv.create(folder / "peers", with_pip=True)
-    python = folder / "peers" / "bin" / "python"
-    found, skipped = {}, {}
-    for name in names:
-        installed = subprocess.run([python, "-m", "pip", "install", "-q", name], capture_output=True, text=True)
-        if installed.returncode:
-            skipped[name] = "it could not be installed"
-            say(f"{name:<10} skipped: {skipped[name]}")
-            continue
-        words = [python, ROOT / "bench" / "ingest_peers.py", name, rows, asked, folder / name]
-        ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "POLARS_MAX_THREADS": "2"})
-        if ended.returncode:
-            raise RuntimeError(f"{name}: {ended.stderr[-2000:]}")
-        found[name] = json.loads(ended.stdout.splitlines()[-1])
-        say(f"{name:<10} {ROWS / found[name]['seconds']:>12,.0f} rows/s, {found[name]['seconds']:.1f} s")
-    return found, skipped
+    script = ROOT / "bench" / "ingest_peers.py"
+    return peers.measured(names, folder, lambda name: [script, name, rows, asked, folder / name], _line, say)
+
+
+def _line(name: str, found: dict[str, Any]) -> str:
+    return f"{name:<10} {ROWS / found['seconds']:>12,.0f} rows/s, {found['seconds']:.1f} s"
 
 
 if __name__ == "__main__":

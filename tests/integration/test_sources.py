@@ -7,7 +7,6 @@ import gc
 import getpass
 import gzip
 import json
-import os
 import sqlite3
 import sys
 import urllib.request
@@ -23,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from databases import SERVER, fresh_database, open_database
 from deltalake import write_deltalake
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
@@ -39,7 +39,6 @@ from tables.sources.delta import Delta
 from tables.sources.files import Files
 from tables.sources.sql import Sql
 
-SERVER = ("127.0.0.1", 5432)
 PASSWORD = "hunter2-canary"
 ROWS = 60
 CONTRACT = {
@@ -122,19 +121,8 @@ def bucket(endpoint: str, keys: None) -> tuple[str, fs.S3FileSystem]:
 @pytest.fixture
 def database() -> Iterator[tuple[str, psycopg.Connection]]:
     """The name of a fresh PostgreSQL database, and a connection to it."""
-    user = getpass.getuser()
-    try:
-        admin = psycopg.connect(host=SERVER[0], port=SERVER[1], user=user, dbname="postgres", autocommit=True, connect_timeout=2)
-    except psycopg.OperationalError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no PostgreSQL at {SERVER[0]}:{SERVER[1]}: {error}")
-    name = f"raycycle_{uuid.uuid4().hex}"
-    with admin:
-        admin.execute(f"create database {name}")
-        with psycopg.connect(host=SERVER[0], port=SERVER[1], user=user, dbname=name, autocommit=True) as connection:
-            yield name, connection
-        admin.execute(f"drop database {name} with (force)")
+    with fresh_database() as name, open_database(name) as connection:
+        yield name, connection
 
 
 def address(database: str) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import getpass
 import http.server
-import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
+from databases import SERVER, fresh_database
 from filelock import FileLock
 
 from cluster.store import Store
@@ -26,7 +24,6 @@ from ledger.registry import CANDIDATE, CHAMPION, Registry
 from ledger.spool import Spool, read, replay
 from ledger.tracking import RUN_TAG, ChildRun, Tracking, TrackingDown
 
-SERVER = ("127.0.0.1", 5432)
 DIGEST = "d" * 64
 
 
@@ -85,19 +82,8 @@ def store(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> St
 @pytest.fixture
 def database() -> Iterator[str]:
     """The name of a fresh PostgreSQL database."""
-    try:
-        admin = psycopg.connect(
-            host=SERVER[0], port=SERVER[1], user=getpass.getuser(), dbname="postgres", autocommit=True, connect_timeout=2
-        )
-    except psycopg.OperationalError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no PostgreSQL at {SERVER[0]}:{SERVER[1]}: {error}")
-    name = f"raycycle_{uuid.uuid4().hex}"
-    with admin:
-        admin.execute(f"create database {name}")
+    with fresh_database() as name:
         yield name
-        admin.execute(f"drop database {name} with (force)")
 
 
 def postgres(database: str, port: int = SERVER[1]) -> str:
