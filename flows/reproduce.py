@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from tables.privacy.treatment import treated_contract
 from tables.snapshots import Snapshot
 
 FOLDER = "certificate"
+_FOLDER = re.compile(r"reproduce-(?P<run>[0-9a-f]{12})-(?P<pid>\d+)")  # as `_work` names it
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,18 @@ def _snapshot(store: Store, record: Record) -> Snapshot:
     return found
 
 
+def replays(store: Store) -> Iterator[tuple[Path, str, int]]:
+    """The folder of each replay that goes on or was killed, the first letters of its run's id, and its process."""
+    for folder in store.jobs.iterdir():
+        if found := _FOLDER.fullmatch(folder.name):
+            yield folder, found["run"], int(found["pid"])
+
+
 @contextlib.contextmanager
 def _work(store: Store, record: Record) -> Iterator[Path]:
     """A folder for the replay's own store and code, removed at its end; those that killed ones left go first."""
-    for left in store.jobs.glob("reproduce-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+    for left, _, pid in replays(store):
+        if not psutil.pid_exists(pid):
             shutil.rmtree(left, ignore_errors=True)
     into = store.jobs / f"reproduce-{record.run_id[:12]}-{os.getpid()}"
     shutil.rmtree(into, ignore_errors=True)

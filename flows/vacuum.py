@@ -7,7 +7,6 @@ $ raycycle data vacuum flights --keep 3 --yes
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.store import Store, read_json
 from conf.errors import UsageError
 from flows.facts import snapshot_of
+from flows.reproduce import replays
 from flows.runs import SHORT, status_now, version_of
 from flows.versions import Version, size, versions
 from ledger import locks, records
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tables.retention import Use, Vacuum
 
 KEEP = 3
-_REPLAY = re.compile(r"reproduce-([0-9a-f]{12})-\d+")
 
 
 class Models(Protocol):
@@ -103,11 +102,10 @@ def uses(store: Store, registry: Models, name: str) -> Iterator[Use]:
     yield from _registered(store, registry, name, known)
     yield from _answering(store, name, known)
     yield from _running(store, name, known)
-    for folder in store.jobs.iterdir():
-        if found := _REPLAY.fullmatch(folder.name):
-            record = next((each for run_id, each in known.items() if run_id.startswith(found[1])), None)
-            if record and record.dataset == name:
-                yield Use(f"replay of run {found[1]}", _version(store, name, record))
+    for _, begins, _ in replays(store):
+        record = next((each for run_id, each in known.items() if run_id.startswith(begins)), None)
+        if record and record.dataset == name:
+            yield Use(f"replay of run {begins}", _version(store, name, record))
 
 
 def _registered(store: Store, registry: Models, name: str, known: dict[str, Record]) -> Iterator[Use]:
